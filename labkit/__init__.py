@@ -1,0 +1,50 @@
+"""labkit: the thin package behind the notebooks of the Training Pipeline Lab.
+
+Names are imported when they are first used, so that `import labkit` costs milliseconds and never loads torch:
+
+    import labkit
+    config = labkit.configure("02_supervised_fine_tuning", globals())
+    labkit.record("02_supervised_fine_tuning", config, {"accuracy": 0.97})
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_NAMES = {  # public name -> the module that holds it
+    "configure": "config",
+    "StartConfig": "config",
+    "PretrainConfig": "config",
+    "SFTConfig": "config",
+    "DPOConfig": "config",
+    "LabError": "errors",
+    "Run": "runs",
+    "describe_versions": "runs",
+    "record": "records",
+    "latest_records": "records",
+    "Evidence": "verdicts",
+    "verdict": "verdicts",
+    "verdict_table": "verdicts",
+}
+_MODULES = (
+    *("config", "data", "errors", "evaluate", "execute", "models", "pipeline"),
+    *("records", "runs", "stages", "training", "ui", "verdicts"),
+)
+
+__all__ = sorted([*_NAMES, *_MODULES, "__version__"])
+
+
+def __getattr__(name: str):
+    """Import a public name at its first use (PEP 562) and keep it."""
+    if name in _NAMES:
+        value = getattr(import_module(f"labkit.{_NAMES[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"labkit.{name}")
+    else:
+        raise AttributeError(f"labkit has no name {name!r}; its public names are {', '.join(__all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

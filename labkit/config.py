@@ -1,0 +1,314 @@
+"""Parameters: one frozen dataclass per stage, and the check of every value that reaches a notebook.
+
+A field's metadata (help, range, choices, unit) is the single source for the check of papermill's parameters, for the
+widgets' labels, ranges and tooltips, and for the docs. A notebook's first cell after its parameters cell says
+
+    config = labkit.configure("02_supervised_fine_tuning", globals())
+
+Every problem is a ConfigError that names the parameter, the value got and the values allowed.
+"""
+
+import ast
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from labkit.errors import MISSING, ConfigError
+
+SMOKE = {"steps": 4, "eval_every": 2}  # what model="smoke" makes of values left at their defaults
+_started: float | None = None  # time.monotonic() at the last configure(); records.record() measures from here
+
+
+def option(default, help, *, low=None, high=None, choices=None, unit="", identity=True):
+    """A field of a Config: its default, one sentence of help and the values it may take.
+
+    low, high: smallest and largest number allowed, both included. choices: the only texts allowed. unit: what the
+    number counts. identity=False: the value does not change the result, so it stays out of a run's identity.
+    """
+    about = {"help": help, "low": low, "high": high, "choices": choices, "unit": unit, "identity": identity}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def _retrain():
+    return option(False, "Train again even where the same configuration has already run.", identity=False)
+
+
+def _steps(default):
+    return option(default, "Optimizer steps to train for.", low=1, high=1_000_000, unit="steps")
+
+
+def _batch_size(default):
+    return option(default, "Rows in each optimizer step; more is steadier and slower.", low=1, high=4096, unit="rows")
+
+
+def _learning_rate(default):
+    return option(default, "Peak learning rate; too high diverges, too low learns nothing.", low=1e-8, high=1.0)
+
+
+def _warmup_steps(default):
+    return option(default, "Steps over which the learning rate rises to its peak.", low=0, high=100_000, unit="steps")
+
+
+def _eval_every(default):
+    help = "Steps between two looks at held-out data."
+    return option(default, help, low=1, high=1_000_000, unit="steps", identity=False)
+
+
+def _parent():
+    help = "Id of the run to start from; empty means the parent stage's own run or the shipped base."
+    return option("", help, identity=False)  # runs.open_run() puts the parent that was really used into the identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every notebook has: the model and the seed. Raises ConfigError for a value of wrong type or range."""
+
+    model: str = option("nano", 'The model: "nano", "smoke" (seconds, for tests), a local folder or a Hub id.')
+    seed: int = option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Config":
+        """A Config from a plain dict, defaults for the rest. Raises ConfigError for an unknown name or a bad value."""
+        _check_names(cls, values)
+        return cls(**values)
+
+    def as_dict(self) -> dict:
+        """Every field, as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def identity(self) -> dict:
+        """The fields that change the result: two runs with the same identity (and parent and data) are the same run."""
+        return {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.metadata["identity"]
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig(Config):
+    """Notebook 00: the question put to every stage."""
+
+    retrain: bool = _retrain()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(Config):
+    """Notebook 01: from raw text to a base model."""
+
+    steps: int = _steps(1500)
+    batch_size: int = _batch_size(16)
+    block_size: int = option(128, "Length of a training row.", low=16, high=32_768, unit="tokens")
+    learning_rate: float = _learning_rate(4e-3)
+    optimizer: str = option("muon", "Optimizer of the weight matrices; the rest is AdamW's.", choices=("muon", "adamw"))
+    warmup_steps: int = _warmup_steps(50)
+    vocab_size: int = option(4096, "Tokens in the vocabulary.", low=300, high=262_144, unit="tokens")
+    hidden_size: int = option(256, "Width of the model; a multiple of heads.", low=8, high=16_384, unit="numbers")
+    layers: int = option(4, "Transformer layers.", low=1, high=256, unit="layers")
+    heads: int = option(8, "Attention heads in each layer.", low=1, high=256, unit="heads")
+    corpus: str = option("lab", 'The text to learn: "lab" or the path of a text or JSONL file.')
+    eval_every: int = _eval_every(250)
+    retrain: bool = _retrain()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.hidden_size % (2 * self.heads):  # rotary positions turn pairs of numbers within a head
+            what = f"hidden_size must be a multiple of 2 x heads = {2 * self.heads}"
+            near = max(1, round(self.hidden_size / (2 * self.heads))) * 2 * self.heads
+            raise ConfigError(what, got=self.hidden_size, remedy=f"Write hidden_size = {near}, or change heads.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(Config):
+    """Notebook 02: from a base model to one that answers."""
+
+    steps: int = _steps(800)
+    batch_size: int = _batch_size(32)
+    learning_rate: float = _learning_rate(3e-4)
+    warmup_steps: int = _warmup_steps(30)
+    loss_on: str = option("assistant", "Which tokens are learned from.", choices=("assistant", "all"))
+    data: str = option("lab", 'The instruction pairs: "lab" or the path of a JSONL file.')
+    parent: str = _parent()
+    eval_every: int = _eval_every(100)
+    retrain: bool = _retrain()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig(Config):
+    """Notebook 07: from an instruction model to one that answers as people prefer."""
+
+    steps: int = _steps(200)
+    batch_size: int = _batch_size(32)
+    learning_rate: float = _learning_rate(1e-4)
+    warmup_steps: int = _warmup_steps(10)
+    beta: float = option(0.1, "Pull back to the reference model; low lets the model drift.", low=0.001, high=10.0)
+    loss_type: str = option("sigmoid", "Loss on the margin of a pair.", choices=("sigmoid", "ipo", "hinge"))
+    label_smoothing: float = option(
+        0.0, "Assumed share of wrong labels (sigmoid only; 0.5 learns nothing).", low=0.0, high=0.5
+    )
+    data: str = option("lab", 'The preference pairs: "lab" or the path of a JSONL file.')
+    parent: str = _parent()
+    eval_every: int = _eval_every(50)
+    retrain: bool = _retrain()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.label_smoothing and self.loss_type != "sigmoid":  # the other losses would ignore it without a word
+            what = f"label_smoothing must be 0 with loss_type = {self.loss_type!r}"
+            raise ConfigError(
+                what, got=self.label_smoothing, remedy='Write label_smoothing = 0.0 or loss_type = "sigmoid".'
+            )
+
+
+STAGES: dict[str, type[Config]] = {"pretrain": PretrainConfig, "sft": SFTConfig, "dpo": DPOConfig}
+NOTEBOOKS: dict[str, type[Config]] = {
+    "00_start_here": StartConfig,
+    "01_pretraining": PretrainConfig,
+    "02_supervised_fine_tuning": SFTConfig,
+    "07_dpo": DPOConfig,
+}
+
+
+def allowed(field: dataclasses.Field) -> str:
+    """The values that a field may take, in words ("a whole number from 1 to 4096 rows")."""
+    about = field.metadata
+    if about["choices"]:
+        return "one of " + ", ".join(about["choices"])
+    if field.type in (int, float):
+        kind = "a whole number" if field.type is int else "a number"
+        low, high = about["low"], about["high"]
+        limits = f" from {low} to {high}" if None not in (low, high) else f" >= {low}" if low is not None else ""
+        limits = limits or (f" <= {high}" if high is not None else "")
+        return f"{kind}{limits} {about['unit']}".rstrip()
+    return "True or False" if field.type is bool else "text"
+
+
+def _check_names(kind: type[Config], values: dict) -> None:
+    """Raise ConfigError for the first name that `kind` does not have, with the near miss and all names allowed."""
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in known:
+            near = get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            listing = "; ".join(f"{field.name} ({allowed(field)})" for field in known.values())
+            raise ConfigError(f"{name} is not a parameter here", got=values[name], remedy=f"{hint}Allowed: {listing}.")
+
+
+def _checked(field: dataclasses.Field, value):
+    """The value, an int turned into a float where the field is one. Raises ConfigError where it is not allowed."""
+    about, kind, wrong = field.metadata, field.type, False
+    if kind is float and type(value) is int and abs(value) < 1e300:
+        value = float(value)
+    if type(value) is not kind:
+        wrong = True
+    elif kind in (int, float):
+        too_low = about["low"] is not None and value < about["low"]
+        wrong = not _finite(value) or too_low or (about["high"] is not None and value > about["high"])
+    elif kind is str:
+        wrong = (about["choices"] and value not in about["choices"]) or (field.default != "" and not value.strip())
+    if not wrong:
+        return value
+    raise ConfigError(f"{field.name} must be {allowed(field)}", got=value, remedy=_suggest(field, value))
+
+
+def _finite(value: int | float) -> bool:
+    return type(value) is int or math.isfinite(value)  # isfinite() itself overflows on a very long int
+
+
+def _suggest(field: dataclasses.Field, value) -> str:
+    """What to write instead: the nearest allowed value where one is near, else the default."""
+    best = field.default
+    if field.type is int and type(value) is float and value.is_integer():
+        best = int(value)
+    elif field.type is bool and str(value).lower() in ("true", "false", "1", "0", "yes", "no"):
+        best = str(value).lower() in ("true", "1", "yes")
+    elif field.type in (int, float) and type(value) in (int, float) and _finite(value):
+        low, high = field.metadata["low"], field.metadata["high"]
+        best = low if low is not None and value < low else high if high is not None and value > high else best
+    elif field.metadata["choices"] and isinstance(value, str):
+        near = get_close_matches(value.lower(), field.metadata["choices"], n=1, cutoff=0.5)
+        if near:
+            return f"Did you mean {field.name} = {near[0]!r}?"
+    return f"Write for example {field.name} = {best!r}. {field.metadata['help']}"
+
+
+def check_parameters(notebook: str, parameters: dict) -> Config:
+    """The notebook's Config with these parameters. Raises ConfigError for an unknown notebook, name or value."""
+    if notebook not in NOTEBOOKS:
+        near = get_close_matches(str(notebook), NOTEBOOKS, n=1, cutoff=0.4)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise ConfigError("notebook is not known", got=notebook, remedy=f"{hint}Known: {', '.join(NOTEBOOKS)}.")
+    return NOTEBOOKS[notebook].from_dict(parameters)
+
+
+def configure(notebook: str, namespace: dict) -> Config:
+    """The Config of a notebook from its own variables; called as `configure("07_dpo", globals())`.
+
+    Checks that the parameters cell set every field, and that a cell which papermill injected sets no unknown name
+    (papermill itself only warns). Prints one line where model = "smoke" shortens the training. Starts the clock that
+    `record` reads. Raises ConfigError.
+    """
+    global _started
+    _started = time.monotonic()
+    check_parameters(notebook, {})  # is the notebook known?
+    fields = dataclasses.fields(NOTEBOOKS[notebook])
+    names = [field.name for field in fields]
+    injected = {name: namespace.get(name, MISSING) for name in _injected(namespace, names)}
+    _check_names(NOTEBOOKS[notebook], injected)
+    for field in fields:
+        if field.name not in namespace:
+            remedy = (
+                f"Add the line {field.name} = {field.default!r} to the parameters cell ({allowed(field)}) and run it."
+            )
+            raise ConfigError(f"{field.name} must be set in the parameters cell of {notebook}", remedy=remedy)
+    return _smoke_sized(check_parameters(notebook, {name: namespace[name] for name in names}))
+
+
+def seconds_since_configure() -> float | None:
+    """Seconds since the last `configure` in this process, or None where there was none."""
+    return None if _started is None else time.monotonic() - _started
+
+
+def _smoke_sized(config: Config) -> Config:
+    """With model = "smoke", steps and eval_every shortened where they were left at their defaults; says so."""
+    if config.model != "smoke":
+        return config
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    shorter = {
+        name: value for name, value in SMOKE.items() if name in defaults and getattr(config, name) == defaults[name]
+    }
+    if shorter:
+        changes = ", ".join(f"{name} {defaults[name]} -> {value}" for name, value in shorter.items())
+        print(f"model = smoke tests the plumbing only: {changes}. Set other values to keep them.")
+    return dataclasses.replace(config, **shorter)
+
+
+def _injected(namespace: dict, fields: list[str]) -> list[str]:
+    """The names assigned by the cell that papermill injected, from IPython's history (`In`); [] without one.
+
+    Only the newest such cell counts, and only where it ran after the parameters cell: so in a long-lived kernel, an
+    injected cell that has since been corrected, or removed and the notebook run again, raises no alarm.
+    """
+    history = namespace.get("In")
+    for source in reversed(history if isinstance(history, list) else []):
+        names = _assigned(source)
+        if source.partition("\n")[0].strip() == "# Parameters":
+            return [name for name in names if not name.startswith("PAPERMILL_")]  # papermill's own --inject-paths
+        if set(fields) <= set(names):
+            return []  # the parameters cell, and nothing was injected after it
+    return []
+
+
+def _assigned(source: str) -> list[str]:
+    """The names that the top level of a cell assigns; [] where it is not plain Python."""
+    try:
+        nodes = ast.parse(source).body
+    except SyntaxError:
+        return []
+    assignments = [node for node in nodes if isinstance(node, (ast.Assign, ast.AnnAssign))]
+    targets = [target for node in assignments for target in getattr(node, "targets", None) or [node.target]]
+    return [target.id for target in targets if isinstance(target, ast.Name)]

@@ -1,0 +1,192 @@
+"""Data: what data/ ships, the reader's own files, and the check of both before any training starts."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from datasets import Dataset
+
+from labkit.errors import DataError
+
+ROOT = Path(__file__).parent.parent / "data"
+BASE = ROOT / "base"  # the shipped base model
+LAB = {
+    "corpus": ROOT / "pretrain" / "train.jsonl",
+    "corpus_held_out": ROOT / "pretrain" / "held_out.jsonl",
+    "instructions": ROOT / "sft" / "train.jsonl",
+    "instructions_held_out": ROOT / "sft" / "valid.jsonl",
+    "pairs": ROOT / "preference" / "train.jsonl",
+    "pairs_held_out": ROOT / "preference" / "test.jsonl",
+    "questions": ROOT / "questions" / "test.jsonl",
+}
+IGNORED = -100  # the label of a token that is not learned from (torch's cross_entropy skips it)
+
+
+def _read(path: Path, columns: set[str]) -> Dataset:
+    """Rows of a .jsonl, .json or .txt file; every row must have text in every one of `columns`."""
+    if not path.is_file():
+        raise DataError("data file not found", got=str(path), remedy='Give the path of a JSONL file, or "lab".')
+    if path.suffix == ".txt":
+        documents = [text.strip() for text in re.split(r"\n\s*\n", path.read_text(encoding="utf-8")) if text.strip()]
+        rows = Dataset.from_dict({"text": documents})
+    else:
+        try:
+            rows = Dataset.from_list([json.loads(line) for line in path.open(encoding="utf-8") if line.strip()])
+        except ValueError as error:
+            raise DataError(
+                f"{path.name} is not JSONL: {error}", got=str(path), remedy="Write one JSON object a line."
+            ) from error
+    if missing := columns - set(rows.column_names):
+        raise DataError(
+            f"{path.name} lacks the columns {sorted(missing)}",
+            got=rows.column_names,
+            remedy=f"Every row needs {sorted(columns)}.",
+        )
+    for column in sorted(columns):
+        for number, value in enumerate(rows[column]):
+            if not isinstance(value, str) or not value.strip():
+                raise DataError(
+                    f"row {number} of {path.name} has no text in {column!r}",
+                    got=value,
+                    remedy="Fill it or drop the row.",
+                )
+    return rows
+
+
+def corpus(source: str = "lab") -> tuple[Dataset, Dataset]:
+    """(train, held out) documents with a `text` column; a file of one's own gives every hundredth document to held out."""
+    if source == "lab":
+        return _read(LAB["corpus"], {"text"}), _read(LAB["corpus_held_out"], {"text"})
+    return _split(_read(Path(source), {"text"}))
+
+
+def instructions(source: str = "lab") -> tuple[Dataset, Dataset]:
+    """(train, held out) rows of `prompt` and `answer`."""
+    if source == "lab":
+        return _read(LAB["instructions"], {"prompt", "answer"}), _read(
+            LAB["instructions_held_out"], {"prompt", "answer"}
+        )
+    return _split(_read(Path(source), {"prompt", "answer"}))
+
+
+def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
+    """(train, held out) rows of `prompt`, `chosen` and `rejected`. Raises DataError where a pair prefers nothing."""
+    columns = {"prompt", "chosen", "rejected"}
+    if source == "lab":
+        train, held_out = _read(LAB["pairs"], columns), _read(LAB["pairs_held_out"], columns)
+    else:
+        train, held_out = _split(_read(Path(source), columns))
+    same = [number for number, row in enumerate(train) if row["chosen"].strip() == row["rejected"].strip()]
+    if same:
+        raise DataError(
+            f"{len(same)} pairs have the same answer as chosen and rejected",
+            got=f"rows {same[:5]}",
+            remedy="Drop them: a pair that prefers nothing teaches nothing.",
+        )
+    return train, held_out
+
+
+def questions() -> list[dict]:
+    """The held-out test questions with what their checkers need; see data/build/questions.py for the columns."""
+    return [json.loads(line) for line in LAB["questions"].open(encoding="utf-8")]
+
+
+def _split(rows: Dataset) -> tuple[Dataset, Dataset]:
+    if len(rows) < 2:
+        raise DataError("too few rows to hold one out", got=len(rows), remedy="Give at least two.")
+    held_out = list(range(0, len(rows), 100)) if len(rows) >= 200 else [0]
+    return rows.select(sorted(set(range(len(rows))) - set(held_out))), rows.select(held_out)
+
+
+def fingerprint(*parts: Dataset) -> str:
+    """A short hash of the rows' content, the same on every machine; it is part of a run's identity."""
+    digest = hashlib.sha256()
+    for rows in parts:
+        for row in rows:
+            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
+    return digest.hexdigest()[:16]
+
+
+def normalised(text: str) -> str:
+    """Lower case, single blanks, punctuation gone: how the leak test compares texts."""
+    return " ".join(re.sub(r"[^\w+ ]", " ", text.lower()).split())
+
+
+def messages(prompt: str, answer: str | None = None) -> list[dict]:
+    """A one-turn conversation in the form every chat template takes."""
+    turns = [{"role": "user", "content": prompt}]
+    return turns if answer is None else [*turns, {"role": "assistant", "content": answer}]
+
+
+def chat_row(tokenizer, prompt: str, answer: str, loss_on: str = "assistant") -> dict[str, list[int]]:
+    """One training row: `input_ids`, and `labels` that are IGNORED wherever the loss does not look.
+
+    With loss_on="assistant" only the answer and the token that ends it are learned. The prompt's length comes from
+    the template's own generation prompt, so a template without generation marks is masked rightly too.
+    """
+    whole = tokenizer.apply_chat_template(messages(prompt, answer), tokenize=True, return_dict=True)["input_ids"]
+    asked = tokenizer.apply_chat_template(
+        messages(prompt), tokenize=True, add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+    if loss_on == "all":
+        return {"input_ids": whole, "labels": list(whole)}
+    start = len(asked) if whole[: len(asked)] == asked else _common_prefix(asked, whole)
+    return {"input_ids": whole, "labels": [IGNORED] * start + whole[start:]}
+
+
+def _common_prefix(left: list[int], right: list[int]) -> int:
+    return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
+def chat_rows(tokenizer, rows: Dataset, *, loss_on: str, max_length: int) -> Dataset:
+    """All rows as `chat_row`, cut to `max_length` tokens and checked: see `check_labels`."""
+    encoded = [chat_row(tokenizer, row["prompt"], row["answer"], loss_on) for row in rows]
+    cut = [{key: values[:max_length] for key, values in row.items()} for row in encoded]
+    check_labels(cut, tokenizer)
+    return Dataset.from_list(cut)
+
+
+def check_labels(rows: list[dict], tokenizer) -> None:
+    """Raise DataError, naming the row, if a row teaches nothing or the stop token would never be learned."""
+    stop = tokenizer.eos_token_id
+    for number, row in enumerate(rows):
+        if all(label == IGNORED for label in row["labels"]):
+            raise DataError(
+                f"row {number} is masked from end to end: nothing in it would be learned",
+                got=tokenizer.decode(row["input_ids"])[:200],
+                remedy="Give the row an answer, or a prompt short enough that the answer is not cut off.",
+            )
+    without = [number for number, row in enumerate(rows) if stop not in row["labels"]]
+    if len(without) == len(rows):
+        raise DataError(
+            f"the stop token {tokenizer.eos_token!r} is in no row's loss (first: row 0): the model would never stop",
+            got=tokenizer.decode([label for label in rows[0]["labels"] if label != IGNORED])[-200:],
+            remedy="Let the chat template end the answer with the tokenizer's eos_token, inside the part that is learned.",
+        )
+    if len(without) > len(rows) // 2:
+        raise DataError(
+            f"{len(without)} of {len(rows)} rows end before the stop token (first: row {without[0]})",
+            got=tokenizer.decode(rows[without[0]]["input_ids"])[-200:],
+            remedy="Shorten these answers or raise the context length; the model would learn to run on.",
+        )
+
+
+def blocks(tokenizer, documents: Dataset, block_size: int):
+    """Documents, each led by the end-of-text token, laid end to end and cut into rows of `block_size` tokens.
+
+    Returns a torch tensor (rows, block_size) of int64; the last, incomplete row is dropped.
+    """
+    import torch
+
+    lead = tokenizer.bos_token_id
+    ids: list[int] = []
+    for encoded in tokenizer(documents["text"], add_special_tokens=False)["input_ids"]:
+        ids.append(lead)
+        ids.extend(encoded)
+    whole = len(ids) // block_size
+    if whole == 0:
+        raise DataError(
+            "too little text for one training row", got=f"{len(ids)} tokens", remedy=f"Give more than {block_size}."
+        )
+    return torch.tensor(ids[: whole * block_size]).view(whole, block_size)

@@ -1,0 +1,145 @@
+"""Models: the tokenizer and architecture of `nano`, loading from anywhere, and the device's number formats.
+
+`nano` is a Qwen3 of about four million weights: RMSNorm before each block, grouped heads with normalised queries and keys,
+rotary positions, SwiGLU, tied embeddings. transformers ships it, so `AutoModelForCausalLM.from_pretrained` opens a checkpoint
+of the lab anywhere.
+"""
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config
+
+from labkit.errors import ModelError
+
+END_OF_TEXT, PAD, USER, ASSISTANT, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
+
+# Text is cut here before byte-pair merges are learned. A capital letter that no small letter follows stands alone, as every
+# digit does: so "RIVER" is spelled letter by letter and "42" digit by digit, and both can be computed rather than memorised.
+WORD = r"'(?:s|t|re|ve|m|ll|d)| ?\p{Lu}(?!\p{Ll})| ?\p{L}\p{Ll}*| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+# A blank opens every turn, so that a word is the same token in a question, in an answer and in running text.
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+{%- if message['role'] == 'assistant' %}
+{{- '<|assistant|>' }}{% generation %}{{ ' ' + message['content'] + '<|end|>' }}{% endgeneration %}
+{%- else %}
+{{- '<|user|> ' + message['content'] }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE (Sennrich et al. 2016) with the lab's five special tokens and its chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(WORD), "isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, as_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, PAD, USER, ASSISTANT, END_OF_TURN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TURN,  # the end of an answer, and never the same token as the padding
+        pad_token=PAD,
+        padding_side="left",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(tokenizer, *, hidden_size: int, layers: int, heads: int, seed: int) -> torch.nn.Module:
+    """A model with random weights for this tokenizer, ready for pretraining."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=32
+        * round(hidden_size * 8 / 3 / 32 + 0.4),  # SwiGLU's three matrices weigh as two of 4 x width
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=hidden_size // heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TEXT)],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return AutoModelForCausalLM.from_config(config)
+
+
+def load(source: str | Path, *, seed: int = 0):
+    """(model, tokenizer) from a local folder or a Hub id; "smoke" makes two random layers for tests of the plumbing.
+
+    Weights are read from safetensors only and no code of the model's repository is run. Raises ModelError.
+    """
+    from labkit import data  # the shipped tokenizer lives with the data
+
+    if str(source) == "smoke":
+        tokenizer = AutoTokenizer.from_pretrained(data.BASE)
+        return new_model(tokenizer, hidden_size=64, layers=2, heads=2, seed=seed), tokenizer
+    options = {"trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
+    except (OSError, ValueError) as error:
+        where = "the folder exists but holds no complete model" if Path(source).exists() else "no such folder here"
+        raise ModelError(
+            f"model cannot be loaded ({where})",
+            got=str(source),
+            remedy='Name a folder with config.json, *.safetensors and a tokenizer, a Hub id (needs a network), or "nano".',
+        ) from error
+    if tokenizer.pad_token is None:
+        raise ModelError(
+            "the tokenizer has no padding token",
+            got=str(source),
+            remedy="Give it one that is not its end-of-text token, or the model never learns to stop.",
+        )
+    tokenizer.padding_side = "left"
+    return model, tokenizer
+
+
+def weights(model) -> dict[str, int]:
+    """Numbers of weights: all of them, and those that train. Tied weights count once."""
+    every = {id(weight): weight for weight in model.parameters()}.values()
+    return {
+        "parameters": sum(weight.numel() for weight in every),
+        "trainable_parameters": sum(weight.numel() for weight in every if weight.requires_grad),
+    }
+
+
+@functools.cache
+def device() -> str:
+    """The device accelerate would take: "cuda", "mps", "xpu" or "cpu"."""
+    from accelerate import PartialState
+
+    return PartialState().device.type
+
+
+@functools.cache
+def bf16() -> bool:
+    """Whether bfloat16 makes this machine faster: CUDA from Ampere on, or a CPU with bf16 instructions."""
+    if device() == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device() == "cpu":
+        try:
+            return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        except AttributeError:  # private to torch: where it is gone, be safe and slow
+            return False
+    return False
+
+
+def autocast():
+    """The context that every forward pass of the lab's own code runs in."""
+    return torch.autocast(device(), dtype=torch.bfloat16, enabled=bf16())

@@ -1,0 +1,298 @@
+"""The run store: every training is a folder runs/STAGE/ID/.
+
+    run.json       id, stage, status, config, parent, data_hash, versions, seed, metrics, times, memory, process
+    metrics.jsonl  one line per logged step
+    checkpoint/    what the stage saves
+
+The id is made from the content: the same stage, configuration, parent and data give the same id, so that what has
+already run is found instead of trained again. Files are replaced whole, so that a killed process leaves no half a file.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import resource
+import shutil
+import sys
+import time
+import warnings
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from labkit.config import Config
+from labkit.errors import RunError
+
+PACKAGES = ("torch", "transformers", "trl", "datasets", "tokenizers", "accelerate", "peft")
+
+
+def runs_dir() -> Path:
+    """Where runs are kept: the environment variable LABKIT_RUNS, else runs/ in the repository or current folder."""
+    if os.environ.get("LABKIT_RUNS"):
+        return Path(os.environ["LABKIT_RUNS"]).expanduser().absolute()
+    root = Path(__file__).resolve().parent.parent
+    return (root if (root / "pyproject.toml").exists() else Path.cwd()) / "runs"
+
+
+def now() -> str:
+    """The time in ISO 8601, in UTC, to the microsecond."""
+    return datetime.now(UTC).isoformat()
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def plain_number(name: str, value) -> int | float:
+    """A Python int or float from a number or a numpy or torch scalar; NaN and infinity pass. Raises RunError."""
+    with contextlib.suppress(ValueError, RuntimeError):  # an array of another length than one: refused below
+        value = value.item() if hasattr(value, "item") else value
+    if type(value) not in (int, float):
+        raise RunError(f"{name} must be a number", got=value, remedy="Log plain numbers; take .mean() or len() first.")
+    return value
+
+
+def peak_rss_mb() -> float:
+    """The most memory (MB = 10^6 bytes) that this process has held at once."""
+    try:  # Linux: getrusage would count the parent's memory too, which exec carries over
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="ignore").splitlines()
+        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6, 1)
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, other systems KiB
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result, read without importing them."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def describe_versions(seed: int, device=None, dtype=None) -> str:
+    """One line for the top of a notebook: versions, device, dtype (where given) and seed.
+
+    device: what the model will run on; None guesses from the torch build and the machine, without importing torch.
+    """
+    found = versions()
+    if device is None:
+        on_mac = sys.platform == "darwin" and platform.machine() == "arm64"
+        device = "cuda" if Path("/dev/nvidia0").exists() else "mps" if on_mac else "cpu"
+        device = "cpu" if found.get("torch", "").endswith("+cpu") else device
+    parts = [f"{name} {found.get(name, 'missing')}" for name in ("python", "torch", "transformers", "trl")]
+    parts += [f"device {device}"] + ([f"dtype {str(dtype).removeprefix('torch.')}"] if dtype is not None else [])
+    return " | ".join([*parts, f"seed {seed}"])
+
+
+@dataclass
+class Run:
+    """One run's folder. Read it through the properties; `reload` after another process has changed it."""
+
+    path: Path
+    info: dict = field(default_factory=dict, repr=False)
+    _opened: float | None = field(default=None, repr=False)  # time.monotonic() where this process trains the run
+    _before: float = field(default=0.0, repr=False)  # seconds trained before it did
+
+    @property
+    def id(self) -> str:
+        return self.info["id"]
+
+    @property
+    def stage(self) -> str:
+        return self.info["stage"]
+
+    @property
+    def config(self) -> dict:
+        return self.info["config"]
+
+    @property
+    def parent(self) -> str:
+        return self.info["parent"]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.info["metrics"]
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def status(self) -> str:
+        """running, stopped, finished or failed; a run whose process was killed is stopped."""
+        killed = self.info["status"] == "running" and not _alive(self.info.get("pid"))
+        return "stopped" if killed else self.info["status"]
+
+    def reload(self) -> "Run":
+        """Read run.json again. Raises RunError where it is missing or unreadable."""
+        self.info = _read(self.path)
+        return self
+
+    def log(self, step: int, **numbers) -> None:
+        """Append one line to metrics.jsonl. NaN and infinity are kept as null: a divergence must stay visible.
+
+        Raises RunError for anything but numbers.
+        """
+        line = {"step": int(plain_number("step", step))}
+        for name, value in numbers.items():
+            value = plain_number(name, value)
+            line[name] = value if math.isfinite(value) else None
+        with open(self.path / "metrics.jsonl", "a+b") as file:
+            _drop_torn_tail(file)
+            file.write(json.dumps(line).encode() + b"\n")
+
+    def history(self) -> list[dict]:
+        """The logged lines in order; a last line torn by a kill is left out. Raises RunError for another bad line."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_bytes().split(b"\n") if file.exists() else [b""]
+        rows = []
+        for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is empty or torn
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                remedy = f"Delete line {number} of {file}."
+                raise RunError("metrics.jsonl must hold one JSON object a line", got=line, remedy=remedy) from None
+        return rows
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`, before training resumes from a checkpoint of that step."""
+        kept = [json.dumps(row) + "\n" for row in self.history() if row["step"] <= step]
+        temporary = self.path / ".metrics.jsonl"
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, self.path / "metrics.jsonl")
+
+    def finish(self, **metrics) -> "Run":
+        """Mark as finished with its final metrics. Raises RunError for a metric that is not a finite number."""
+        numbers = {name: plain_number(name, value) for name, value in metrics.items()}
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                remedy = "The training diverged: lower the learning rate; mark such a run with fail()."
+                raise RunError(f"{name} must be finite to finish run {self.id}", got=value, remedy=remedy)
+        return self._write(status="finished", metrics={**self.metrics, **numbers})
+
+    def stop(self) -> "Run":
+        """Mark as stopped by the user: it can be resumed."""
+        return self._write(status="stopped")
+
+    def fail(self, error: BaseException | str) -> "Run":
+        """Mark as failed and keep the error."""
+        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        return self._write(status="failed", error=text)
+
+    def _write(self, **changes) -> "Run":
+        self.info |= changes | {"updated": now()}
+        if self._opened is not None:  # seconds add up over a stop and a resume
+            self.info["seconds"] = round(self._before + time.monotonic() - self._opened, 3)
+            self.info["peak_rss_mb"] = max(self.info["peak_rss_mb"], peak_rss_mb())
+        write_json(self.path / "run.json", self.info)
+        return self
+
+
+def run_id(stage: str, config: Config, parent: str = "", data_hash: str = "") -> str:
+    """The id that this content has, such as "sft-nano-1f0c2a9b"."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", stage):
+        raise RunError("stage must be a snake_case name", got=stage, remedy='Use a key of config.STAGES such as "sft".')
+    content = {"stage": stage, "config": config.identity(), "parent": parent, "data_hash": data_hash}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    tail = re.split(r"[/\\]", config.model.rstrip("/\\"))[-1]
+    tail = re.sub(r"[^A-Za-z0-9_.]+", "-", tail).strip("-.")[:40] or "model"
+    return f"{stage}-{tail}-{digest}"
+
+
+def open_run(stage: str, config: Config, parent: str | None = None, data_hash: str = "", fresh: bool = False) -> Run:
+    """The run of this content: a new folder, or the one that exists, marked as running unless it has finished.
+
+    parent: the id of the run really started from (default: config.parent). data_hash: a hash of the rows trained on.
+    fresh=True deletes what exists first (`retrain`). Raises RunError where the existing run.json is unreadable.
+    """
+    parent = getattr(config, "parent", "") if parent is None else parent
+    path = runs_dir() / stage / run_id(stage, config, parent, data_hash)
+    if fresh and path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+    if (path / "run.json").exists():
+        run = Run(path, _read(path))
+        if run.status == "finished":
+            return run
+    else:
+        times, numbers = {"created": now(), "updated": now()}, {"metrics": {}, "seconds": 0.0, "peak_rss_mb": 0.0}
+        about = {"parent": parent, "data_hash": data_hash, "seed": config.seed}
+        run = Run(path, {"id": path.name, "stage": stage, "status": "running", **about, **numbers, **times})
+    run._opened, run._before = time.monotonic(), run.info["seconds"]
+    run.info.pop("error", None)
+    return run._write(status="running", pid=os.getpid(), config=config.as_dict(), versions=versions())
+
+
+def find_run(stage: str, config: Config, parent: str | None = None, data_hash: str = "") -> Run | None:
+    """The finished run of this content, or None. Raises RunError where its run.json is unreadable."""
+    parent = getattr(config, "parent", "") if parent is None else parent
+    path = runs_dir() / stage / run_id(stage, config, parent, data_hash)
+    run = Run(path, _read(path)) if (path / "run.json").exists() else None
+    return run if run and run.status == "finished" else None
+
+
+def get(name: str) -> Run:
+    """The run with this id, or with the only id that starts so. Raises RunError where none or several do."""
+    paths = {path.parent.name: path.parent for path in sorted(runs_dir().glob("*/*/run.json"))}
+    found = [name] if name in paths else [one for one in paths if name and one.startswith(name)]
+    if len(found) == 1:
+        return Run(paths[found[0]], _read(paths[found[0]]))
+    if found:
+        raise RunError("run must name one run only", got=name, remedy=f"Add letters: {', '.join(found)} start so.")
+    near = get_close_matches(name, paths, n=3, cutoff=0.4) or list(paths)[:3]
+    hint = f"Near it: {', '.join(near)}." if near else "The store is empty: train a stage first."
+    remedy = f"{hint} `python -m labkit runs` lists all."
+    raise RunError(f"run must be the id of a run in {runs_dir()}", got=name, remedy=remedy)
+
+
+def all_runs(stage: str | None = None) -> list[Run]:
+    """Every run (of one stage), oldest first. One that cannot be read gives a warning and is left out."""
+    runs = []
+    for file in sorted(runs_dir().glob(f"{stage or '*'}/*/run.json")):
+        try:
+            runs.append(Run(file.parent, _read(file.parent)))
+        except RunError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return sorted(runs, key=lambda run: run.info["created"])
+
+
+def _read(path: Path) -> dict:
+    remedy = f"Delete the folder {path} and train again."
+    try:
+        info = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"run.json of {path.name} must be readable JSON", got=str(error), remedy=remedy) from None
+    needed = {"id", "stage", "status", "config", "parent", "metrics", "seconds", "peak_rss_mb", "created"}
+    missing = sorted(needed - set(info)) if isinstance(info, dict) else sorted(needed)
+    if missing:
+        raise RunError(f"run.json of {path.name} must have {', '.join(missing)}", got=info, remedy=remedy)
+    return info
+
+
+def _drop_torn_tail(file) -> None:
+    """Cut off a last line without its newline (the process that wrote it was killed), so that the next stays whole."""
+    end = file.seek(0, os.SEEK_END)
+    if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _alive(pid) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:  # it lives, and belongs to somebody else
+        return True
+    except (OSError, TypeError, ValueError):
+        return False
+    return True

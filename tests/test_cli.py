@@ -1,0 +1,151 @@
+"""The command line: one clean message for a mistake, numbers for the rest."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+from typer.testing import CliRunner
+
+from labkit import __main__ as cli
+from labkit import runs
+from labkit.config import DPOConfig, SFTConfig
+from labkit.errors import ConfigError
+
+runner = CliRunner()
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "labkit", *arguments], capture_output=True, text=True, env={**os.environ}
+    )
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['labkit', '--help']; import labkit.__main__ as m\n"
+        "try: m.main()\n"
+        "except SystemExit: print('LOADED', *sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    text, _, loaded = printed.partition("LOADED")
+    assert all(name in text for name in ("run", "runs", "show", "train", "doctor"))
+    assert not {"torch", "papermill", "pandas", "labkit.execute"} & set(loaded.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["run", "02", "-p", "steps"], 2, "-p must be name=value; got 'steps'"),
+        (["run", "03"], 2, "notebook is not known; got '03'"),
+        (["run"], 2, "either a notebook or --all"),
+        (["run", "00", "--all"], 2, "either a notebook or --all; got '00'"),
+        (["run", "--all", "-p", "beta=0.3"], 2, "beta is not a parameter of every notebook; got 0.3"),
+        (["train", "none.json"], 2, "none.json must be a readable JSON file"),
+        (["show", "sft-nano"], 1, "run must be the id of a run"),
+    ],
+)
+def test_a_mistake_gives_one_message_and_no_traceback(store, arguments, code, part):
+    done = command(*arguments)
+    assert done.returncode == code and part in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_values_are_typed_as_papermill_types_them():
+    from papermill.cli import _resolve_type
+
+    for text in (
+        "3",
+        "-3",
+        "1_000",
+        "0.3",
+        "1e-3",
+        "1e3",
+        "nan",
+        "True",
+        "true",
+        "None",
+        "nano",
+        "",
+        "a=b",
+        "0x10",
+        "[1]",
+    ):
+        name, value = cli.split_parameter(f"beta={text}")
+        assert name == "beta" and type(value) is type(_resolve_type(text)) and repr(value) == repr(_resolve_type(text))
+    for wrong in ("beta", "=3", "be ta=3", ""):
+        with pytest.raises(ConfigError):
+            cli.split_parameter(wrong)
+
+
+def test_runs_and_show(store):
+    assert "no runs in" in runner.invoke(cli.app, ["runs"]).output
+    sft = runs.open_run("sft", SFTConfig())
+    sft.log(7, loss=1.25)
+    sft.finish(accuracy=0.98765)
+    dpo = runs.open_run("dpo", DPOConfig(), parent=sft.id)
+    listed = runner.invoke(cli.app, ["runs"]).stdout.splitlines()
+    assert listed[1].split()[:2] == [sft.id, "finished"] and "accuracy=0.9877" in listed[1]
+    assert listed[2].split()[:2] == [dpo.id, "running"] and len(listed) == 3
+    assert dpo.id not in runner.invoke(cli.app, ["runs", "--stage", "sft"]).stdout
+    shown = runner.invoke(cli.app, ["show", sft.id[:-3]]).stdout
+    assert json.loads(shown.partition("\n\n")[0])["metrics"] == {"accuracy": 0.98765}
+    assert "1 logged lines" in shown and "step=7 loss=1.25" in shown
+    (dpo.path / "run.json").write_text("{")
+    broken = runner.invoke(cli.app, ["runs"])
+    assert broken.exit_code == 0 and sft.id in broken.stdout and f"unreadable: run.json of {dpo.id}" in broken.stderr
+
+
+def test_train_hands_the_checked_config_to_the_pipeline(store, tmp_path, monkeypatch):
+    seen = []
+
+    def train_stage(stage, config):
+        seen.append((stage, config))
+        return types.SimpleNamespace(path="runs/sft/x")
+
+    monkeypatch.setitem(sys.modules, "labkit.pipeline", types.SimpleNamespace(train_stage=train_stage))
+    file = tmp_path / "config.json"
+    file.write_text('{"stage": "sft", "steps": 9}')
+    done = runner.invoke(cli.app, ["train", str(file)])
+    assert done.exit_code == 0 and "runs/sft/x" in done.stdout and seen == [("sft", SFTConfig(steps=9))]
+    for text, part in [
+        ('{"stage": "sft", "stpes": 9}', "Did you mean steps"),
+        ('{"stage": "sff"}', "got 'sff'"),
+        ("[]", "names its stage"),
+        ("{", "readable JSON"),
+    ]:
+        file.write_text(text)
+        error = runner.invoke(cli.app, ["train", str(file)]).exception
+        assert isinstance(error, ConfigError) and part in str(error)
+    assert len(seen) == 1
+
+
+def test_doctor_tells_what_is_here_and_fails_only_for_what_is_needed(store, monkeypatch):
+    monkeypatch.setattr(cli, "_devices", lambda: ("ok", "devices", "CPU", ""))
+    monkeypatch.setattr(cli, "_chromium", lambda: ("missing", "chromium", "not found", "Install it."))
+    here = runner.invoke(cli.app, ["doctor"])
+    names = "python torch transformers papermill memory cores disk bf16 devices git chromium".split()
+    assert all(name in here.stdout for name in names), here.stdout
+    assert here.exit_code == 0 and "everything needed is here" in here.stdout and "-> Install it." in here.stdout
+    monkeypatch.setattr(cli, "NEEDED", "torch no-such-package")
+    gone = runner.invoke(cli.app, ["doctor"])
+    assert gone.exit_code == 1 and "MISSING no-such-package" in gone.stdout and "make lab" in gone.stdout
+    assert "needed and missing: no-such-package" in gone.stdout
+
+
+def test_doctor_compares_with_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    monkeypatch.setattr(cli, "NEEDED", "torch typer")
+    (tmp_path / "requirements.lock").write_text("torch==1.0.0 ; sys_platform == 'linux'\n# note\n")
+    levels = {name: (level, remedy) for level, name, _, remedy in cli._packages()}
+    assert levels["torch"][0] == "differs" and "1.0.0" in levels["torch"][1] and levels["typer"][0] == "ok"
+    torch = cli.version("torch").split("+")[0]
+    (tmp_path / "requirements.lock").write_text(f"torch=={torch}\n")
+    assert cli._packages()[0][0] == "ok"
+
+
+def test_doctor_finds_the_devices():
+    level, _, found, _ = cli._devices()
+    assert level == "ok" and found.startswith("CPU")
