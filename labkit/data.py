@@ -99,13 +99,12 @@ def _split(rows: Dataset) -> tuple[Dataset, Dataset]:
     return rows.select(sorted(set(range(len(rows))) - set(held_out))), rows.select(held_out)
 
 
-def fingerprint(*parts: Dataset) -> str:
-    """A short hash of the rows' content, the same on every machine; it is part of a run's identity."""
-    digest = hashlib.sha256()
-    for rows in parts:
-        for row in rows:
-            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
-    return digest.hexdigest()[:16]
+def file_hash(source: str, name: str) -> str:
+    """A short hash of the file that `source` stands for ("lab": the embedded `name`); part of a run's identity."""
+    path = LAB[name] if source == "lab" else Path(source)
+    if not path.is_file():
+        raise DataError("data file not found", got=str(path), remedy='Give the path of a file, or "lab".')
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def normalised(text: str) -> str:
@@ -181,7 +180,7 @@ def blocks(tokenizer, documents: Dataset, block_size: int):
 
     lead = tokenizer.bos_token_id
     ids: list[int] = []
-    for encoded in tokenizer(documents["text"], add_special_tokens=False)["input_ids"]:
+    for encoded in tokenizer(list(documents["text"]), add_special_tokens=False)["input_ids"]:
         ids.append(lead)
         ids.extend(encoded)
     whole = len(ids) // block_size

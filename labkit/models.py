@@ -1,8 +1,9 @@
 """Models: the tokenizer and architecture of `nano`, loading from anywhere, and the device's number formats.
 
-`nano` is a Qwen3 of about four million weights: RMSNorm before each block, grouped heads with normalised queries and keys,
-rotary positions, SwiGLU, tied embeddings. transformers ships it, so `AutoModelForCausalLM.from_pretrained` opens a checkpoint
-of the lab anywhere.
+`nano` is an LFM2 of about four million weights: short convolutions over three tokens take turns with attention (normalised
+queries and keys, rotary positions), each followed by SwiGLU. A convolution hands attention the previous token, half of what
+copying needs (Olsson et al. 2022, In-context learning and induction heads), so a small model learns more from the same
+tokens. transformers ships it: `AutoModelForCausalLM.from_pretrained` opens a checkpoint of the lab anywhere.
 """
 
 import functools
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Lfm2Config
 
 from labkit.errors import ModelError
 
@@ -61,16 +62,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def new_model(tokenizer, *, hidden_size: int, layers: int, heads: int, seed: int) -> torch.nn.Module:
     """A model with random weights for this tokenizer, ready for pretraining."""
     torch.manual_seed(seed)
-    config = Qwen3Config(
+    width = 32 * round(hidden_size * 8 / 3 / 32 + 0.4)  # SwiGLU's three matrices weigh as two of 4 x hidden_size
+    config = Lfm2Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
-        intermediate_size=32
-        * round(hidden_size * 8 / 3 / 32 + 0.4),  # SwiGLU's three matrices weigh as two of 4 x width
+        intermediate_size=width,
+        block_ff_dim=width,
+        block_auto_adjust_ff_dim=False,
         num_hidden_layers=layers,
+        layer_types=["conv" if layer % 2 == 0 else "full_attention" for layer in range(layers)],
+        conv_L_cache=3,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        head_dim=hidden_size // heads,
         max_position_embeddings=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         tie_word_embeddings=True,
         bos_token_id=tokenizer.convert_tokens_to_ids(END_OF_TEXT),
         eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TEXT)],

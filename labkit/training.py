@@ -1,0 +1,148 @@
+"""What all stages share: the trainer's arguments, the recorder that writes the run, stopping and resuming."""
+
+import math
+import shutil
+import threading
+import time
+from collections.abc import Callable
+
+import transformers
+from transformers import TrainerCallback
+
+from labkit import models
+from labkit.config import Config
+from labkit.errors import TrainingError
+from labkit.runs import Run
+
+NAMES = {  # the trainers' names for what they log -> the lab's
+    "loss": "loss",
+    "eval_loss": "held_out_loss",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "entropy": "entropy",
+    "rewards/chosen": "rewards_chosen",
+    "rewards/rejected": "rewards_rejected",
+    "rewards/margins": "margin",
+    "rewards/accuracies": "pair_accuracy",
+    "logps/chosen": "log_probs_chosen",
+    "logps/rejected": "log_probs_rejected",
+    "eval_rewards/margins": "held_out_margin",
+    "eval_rewards/accuracies": "held_out_pair_accuracy",
+    "eval_logps/chosen": "held_out_log_probs_chosen",
+    "eval_logps/rejected": "held_out_log_probs_rejected",
+}
+
+
+def arguments(config: Config, run: Run) -> dict:
+    """The TrainingArguments that are the same in every stage; a stage adds its own."""
+    transformers.logging.set_verbosity_error()  # the kernels that a 4M model lacks are no news to the reader
+    return {
+        "output_dir": str(run.path / "resume"),
+        "max_steps": config.steps,
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "warmup_steps": min(config.warmup_steps, config.steps // 2),
+        "max_grad_norm": 1.0,
+        "bf16": models.bf16(),
+        "use_cpu": models.device() == "cpu",
+        "gradient_checkpointing": False,  # saves memory that a small model does not need, and costs a third of the time
+        "eval_strategy": "steps",
+        "eval_steps": config.eval_every,
+        "eval_on_start": True,
+        "save_strategy": "steps",
+        "save_steps": config.eval_every,
+        "save_total_limit": 1,
+        "logging_steps": max(1, min(10, config.steps // 10)),
+        "logging_first_step": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "seed": config.seed,
+        "data_seed": config.seed,
+    }
+
+
+class Recorder(TrainerCallback):
+    """Writes what a trainer logs to the run, prints a line at every look at held-out data, and obeys `stop`."""
+
+    def __init__(self, run: Run, say: Callable, stop: threading.Event | None = None, bytes_per_token: float = 0.0):
+        self.run, self.say, self.stop, self.bytes_per_token = run, say, stop, bytes_per_token
+        self.began, self.first_step, self.loss = time.monotonic(), 0, math.nan
+        self.at_look: list[Callable] = []  # called with (model, step) at every look at held-out data
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.began, self.first_step = time.monotonic(), state.global_step
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        numbers = {NAMES[name]: float(value) for name, value in (logs or {}).items() if name in NAMES}
+        if "held_out_loss" in numbers and self.bytes_per_token:
+            numbers["bits_per_byte"] = numbers["held_out_loss"] / math.log(2) / self.bytes_per_token
+        if numbers:
+            self.run.log(state.global_step, **numbers)
+        self.loss = numbers.get("loss", self.loss)
+        if not math.isfinite(numbers.get("loss", 0.0)):
+            raise TrainingError(
+                f"the loss is no longer a number at step {state.global_step}",
+                got=args.learning_rate,
+                remedy="Lower learning_rate, or raise warmup_steps.",
+            )
+        if "held_out_loss" in numbers:
+            self.say(self.line(state, numbers))
+
+    def line(self, state, numbers: dict) -> str:
+        """One line of progress: step, losses, seconds spent and left."""
+        spent = time.monotonic() - self.began
+        done = state.global_step - self.first_step
+        left = spent / done * (state.max_steps - state.global_step) if done else math.nan
+        parts = [f"step {state.global_step:5}/{state.max_steps}"]
+        if math.isfinite(self.loss):
+            parts.append(f"loss {self.loss:.3f}")
+        parts.append(f"held-out loss {numbers['held_out_loss']:.3f}")
+        if "bits_per_byte" in numbers:
+            parts.append(f"{numbers['bits_per_byte']:.3f} bits per byte")
+        if "held_out_margin" in numbers:
+            parts.append(f"margin {numbers['held_out_margin']:.2f}")
+        parts.append(f"{spent:.0f} s" + (f", {left:.0f} s left" if math.isfinite(left) else ""))
+        return " | ".join(parts)
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):
+        for look in self.at_look:
+            look(model, state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.stop is not None and self.stop.is_set():
+            control.should_training_stop = control.should_save = True
+        return control
+
+
+def fit(trainer, run: Run, stop: threading.Event | None = None) -> bool:
+    """Train, resuming from the last checkpoint of a stopped or killed run. True if it reached the last step.
+
+    A keyboard interrupt counts as a stop: what was learned is kept and the run can be resumed.
+    """
+    folder = run.path / "resume"
+    last = transformers.trainer_utils.get_last_checkpoint(str(folder)) if folder.exists() else None
+    if last:
+        run.rewind(int(last.rsplit("-", 1)[1]))
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    except KeyboardInterrupt:
+        trainer._save_checkpoint(trainer.model, trial=None)  # the trainer has no public way to save now
+        run.stop()
+        raise
+    except Exception as error:
+        run.fail(error)
+        raise
+    if stop is not None and stop.is_set() and trainer.state.global_step < trainer.args.max_steps:
+        run.stop()
+        return False
+    return True
+
+
+def save(run: Run, model, tokenizer, dtype=None) -> None:
+    """Write the model (safetensors) and tokenizer to the run's checkpoint folder and drop what resuming needed."""
+    model = model.to(dtype) if dtype is not None else model
+    model.save_pretrained(run.checkpoint)
+    tokenizer.save_pretrained(run.checkpoint)
+    shutil.rmtree(run.path / "resume", ignore_errors=True)
