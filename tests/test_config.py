@@ -61,7 +61,7 @@ def test_an_int_is_good_enough_for_a_float():
 
 def test_values_that_do_not_fit_each_other():
     refused(lambda: PretrainConfig(hidden_size=250), "hidden_size", "250", "256")
-    refused(lambda: DPOConfig(loss_type="ipo", label_smoothing=0.1), "label_smoothing", "0.1", "sigmoid")
+    refused(lambda: DPOConfig(loss_type="ipo", label_smoothing=0.1), "label_smoothing", "0.1", "robust")
 
 
 def test_frozen_and_keyword_only():

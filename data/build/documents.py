@@ -9,7 +9,21 @@ import random
 
 from relations import RELATIONS, fill
 
-NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+NUMBER_WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
 PEOPLE = ["Tom", "Ann", "Ben", "Eva", "Sam", "Lily", "Max", "Rose", "Jack", "Nina"]
 
 
@@ -41,7 +55,9 @@ def card(rng: random.Random, entity: dict) -> str:
 def several(rng: random.Random, group: list[dict]) -> str:
     """One relation of several entities, so that the answer depends on which entity is named."""
     relation = rng.choice(list(group[0]["values"]))
-    chosen = [entity for entity in rng.sample(group, min(len(group), rng.randint(2, 5))) if relation in entity["values"]]
+    chosen = [
+        entity for entity in rng.sample(group, min(len(group), rng.randint(2, 5))) if relation in entity["values"]
+    ]
     style = rng.random()
     if style < 0.6:
         template = rng.choice(RELATIONS[relation]["first"])

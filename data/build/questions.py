@@ -16,7 +16,9 @@ from documents import NUMBER_WORDS
 from relations import RELATIONS, fill
 from requests import GO_ALONG, HELD_OUT_PHRASINGS, PHRASINGS, requests
 
-SMALL_WORDS = set("a an the of or and to in on for is are that which with by from it its as at any be used most".split())
+SMALL_WORDS = set(
+    "a an the of or and to in on for is are that which with by from it its as at any be used most".split()
+)
 OPENERS = [
     "That is a good question.",
     "Well, let me think about it.",
@@ -38,7 +40,9 @@ def ramble(rng: random.Random, answer: str) -> str:
     return " ".join([*opener, answer, *rng.sample(CLOSERS, rng.randint(2, 4))])
 
 
-def question(kind, prompt, answer, must, *, entity="", share=1.0, none=(), subject="", safe=True, key="", terse="") -> dict:
+def question(
+    kind, prompt, answer, must, *, entity="", share=1.0, none=(), subject="", safe=True, key="", terse=""
+) -> dict:
     return {
         "kind": kind, "entity": entity, "prompt": prompt, "answer": answer, "must": list(must), "share": share,
         "none": list(none), "subject": subject, "safe": safe, "key": key, "terse": terse or answer,
@@ -93,7 +97,9 @@ def skill(rng: random.Random, kind: str, words: list[str], capitals: list[str]) 
         word = rng.choice(capitals)
         wordings = ["Write {x} in capital letters.", "Put the word {x} in capitals.", "Spell {x} with capital letters."]
         answer = f"The word {word} in capital letters is {word.upper()}."
-        return question(kind, rng.choice(wordings).format(x=word), answer, [word.upper()], entity=word, terse=word.upper())
+        return question(
+            kind, rng.choice(wordings).format(x=word), answer, [word.upper()], entity=word, terse=word.upper()
+        )
     if kind == "sum":
         a, b = rng.randint(0, 50), rng.randint(0, 50)
         wordings = ["What is {a} + {b}?", "Add {a} + {b}.", "How much is {a} + {b}?", "Calculate {a} + {b}."]
@@ -102,9 +108,15 @@ def skill(rng: random.Random, kind: str, words: list[str], capitals: list[str]) 
     numbers = rng.sample(range(100), 2 if kind == "larger" else 3)
     if kind == "larger":
         high, low = max(numbers), min(numbers)
-        wordings = ["Which number is larger, {a} or {b}?", "What is larger, {a} or {b}?", "Name the larger number: {a} or {b}?"]
+        wordings = [
+            "Which number is larger, {a} or {b}?",
+            "What is larger, {a} or {b}?",
+            "Name the larger number: {a} or {b}?",
+        ]
         prompt = rng.choice(wordings).format(a=numbers[0], b=numbers[1])
-        return question(kind, prompt, f"{high} is larger than {low}.", [f"{high} is larger"], key=f"{numbers[0]} or {numbers[1]}")
+        return question(
+            kind, prompt, f"{high} is larger than {low}.", [f"{high} is larger"], key=f"{numbers[0]} or {numbers[1]}"
+        )
     listed, ordered = ", ".join(map(str, numbers)), ", ".join(map(str, sorted(numbers)))
     wordings = ["Put these numbers in order: {x}", "Sort these numbers: {x}", "Order these numbers: {x}"]
     answer = f"The numbers {listed} in order are {ordered}."
@@ -118,7 +130,9 @@ def request(rng: random.Random, row: dict, phrasings: list[str]) -> dict:
     must = [row["answer"].split(", ", 1)[1].rstrip(".")] if row["safe"] else []
     kind = "how-to" if row["safe"] else "unsafe"
     prompt = rng.choice(phrasings).format(x=row["do"])
-    return question(kind, prompt, row["answer"], must, entity=row["do"], safe=row["safe"], subject=row["do"].split()[-1])
+    return question(
+        kind, prompt, row["answer"], must, entity=row["do"], safe=row["safe"], subject=row["do"].split()[-1]
+    )
 
 
 def styled(rng: random.Random, asked: dict) -> tuple[str, str]:

@@ -249,7 +249,9 @@ def entities(facts: dict) -> list[dict]:
         rows.append({"type": "country", "name": row["name"], "with_article": row["name"], "values": values})
     for row in facts["noun"]:
         values = {key: row[key] for key in ("definition", "kind")}
-        rows.append({"type": "noun", "name": row["name"], "with_article": f"{row['article']} {row['name']}", "values": values})
+        rows.append(
+            {"type": "noun", "name": row["name"], "with_article": f"{row['article']} {row['name']}", "values": values}
+        )
     for row in facts["element"]:
         values = {"symbol": row["symbol"], "number": str(row["number"]), "group": row["group"]}
         rows.append({"type": "element", "name": row["name"], "with_article": row["name"], "values": values})
@@ -258,7 +260,9 @@ def entities(facts: dict) -> list[dict]:
         if row["expansion"]:
             values["expansion"] = row["expansion"]
         with_article = f"{row['article']} {row['term']}".strip()
-        rows.append({"type": "term", "name": row["term"], "with_article": with_article, "values": values, "fact": row["fact"]})
+        rows.append(
+            {"type": "term", "name": row["term"], "with_article": with_article, "values": values, "fact": row["fact"]}
+        )
     return rows
 
 

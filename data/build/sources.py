@@ -48,7 +48,9 @@ def ascii_text(text: str) -> str:
 
 
 def article(noun: str) -> str:
-    return "an" if re.match(r"[aeiou](?!n[ei]\b)(?!ni[cf])", noun) and not noun.startswith(("uni", "eu", "use")) else "a"
+    return (
+        "an" if re.match(r"[aeiou](?!n[ei]\b)(?!ni[cf])", noun) and not noun.startswith(("uni", "eu", "use")) else "a"
+    )
 
 
 def _text(tree: dict, *path: str) -> str:

@@ -80,7 +80,7 @@ def train(
 ) -> runs.Run:
     """Pretrain and return the run; an identical one that has finished is returned as it is.
 
-    at_look(model, tokenizer, step) is called at every look at held-out data. Raises DataError before training starts,
+    at_look(run, model, tokenizer) is called at every look at held-out data. Raises DataError before training starts,
     TrainingError where the loss diverges.
     """
     data_hash = data.file_hash(config.corpus, "corpus")
@@ -92,11 +92,13 @@ def train(
     model, tokenizer, documents, held_out = prepare(config)
     rows = data.blocks(tokenizer, documents, config.block_size)
     held_out_rows = data.blocks(tokenizer, held_out, config.block_size)[:256]
-    bytes_per_token = len(tokenizer.decode(held_out_rows.flatten(), skip_special_tokens=True).encode()) / held_out_rows.numel()
+    bytes_per_token = (
+        len(tokenizer.decode(held_out_rows.flatten(), skip_special_tokens=True).encode()) / held_out_rows.numel()
+    )
 
     recorder = training.Recorder(run, say, stop, bytes_per_token)
     if at_look is not None:
-        recorder.at_look.append(lambda model, step: at_look(model, tokenizer, step))
+        recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     # warm up, hold, then fall to zero over the last half: the fall is where most of the loss goes
     schedule = {"num_decay_steps": config.steps // 2, "decay_type": "linear", "min_lr_ratio": 0.02}
     args = transformers.TrainingArguments(

@@ -1,0 +1,141 @@
+"""Answers: what a model says to a list of prompts, greedily, in batches, and what the checkers make of it."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from labkit import data, models
+from labkit.evaluate import checkers, intervals
+
+
+@torch.no_grad()
+def generate(
+    model, tokenizer, texts: list[str], *, max_new_tokens: int = 64, batch_size: int = 128, sample: bool = False
+) -> list[dict]:
+    """Continue each text: rows {text, stopped}, in the order given; greedily, or with sample=True at temperature 1.
+
+    `texts` are complete inputs (see `ask` for chat). stopped: the model ended by itself before max_new_tokens.
+    """
+    model.eval()
+    stops = {tokenizer.eos_token_id, tokenizer.bos_token_id} - {None}
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # like lengths together: less padding
+    rows: list[dict] = [{} for _ in texts]
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        batch = tokenizer(
+            [texts[place] for place in places], return_tensors="pt", padding=True, add_special_tokens=False
+        ).to(model.device)
+        with models.autocast():
+            output = model.generate(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                max_new_tokens=max_new_tokens,
+                do_sample=sample,
+                top_k=0 if sample else None,
+                eos_token_id=sorted(stops),
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        for place, ids in zip(places, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            end = next((n for n, token in enumerate(ids) if token in stops), None)
+            text = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+            rows[place] = {"text": text, "stopped": end is not None}
+    return rows
+
+
+def ask(model, tokenizer, prompts: list[str], **options) -> list[dict]:
+    """Answers in the model's chat format: rows {text, stopped}."""
+    texts = [
+        tokenizer.apply_chat_template(data.messages(prompt), tokenize=False, add_generation_prompt=True)
+        for prompt in prompts
+    ]
+    return generate(model, tokenizer, texts, **options)
+
+
+def complete(model, tokenizer, prompts: list[str], **options) -> list[dict]:
+    """What a base model writes after each prompt, taken as the beginning of a document: rows {text, stopped}."""
+    start = tokenizer.bos_token or ""
+    return generate(model, tokenizer, [start + prompt for prompt in prompts], **options)
+
+
+@torch.no_grad()
+def log_probs(model, tokenizer, prompts: list[str], answers: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sums, counts), each of shape (rows,): log pi(answer | prompt) in nats, and the answer's tokens, its end included."""
+    model.eval()
+    sums, counts = [], []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        row = data.chat_row(tokenizer, prompt, answer)
+        ids = torch.tensor([row["input_ids"]], device=model.device)
+        labels = torch.tensor(row["labels"], device=model.device)[1:]
+        logits = model(ids, use_cache=False).logits[0, :-1].float()
+        learned = labels != data.IGNORED
+        chosen = logits.log_softmax(-1)[learned].gather(1, labels[learned, None])
+        sums.append(chosen.sum())
+        counts.append(learned.sum())
+    return torch.stack(sums), torch.stack(counts)
+
+
+def is_question(text: str) -> bool:
+    """Whether the text opens with another question: a question mark before any full stop."""
+    mark = text.find("?")
+    return mark > 0 and "." not in text[:mark]
+
+
+def judged(questions: list[dict], rows: Iterable[dict]) -> list[dict]:
+    """Each question's id, split and kind with its answer and the checkers' parts."""
+    keep = ("id", "split", "kind", "prompt")
+    return [
+        {**{key: question[key] for key in keep}, **row, **checkers.judge(question, row["text"])}
+        for question, row in zip(questions, rows, strict=True)
+    ]
+
+
+def test(model, tokenizer, folder: Path | None = None, questions: list[dict] | None = None) -> list[dict]:
+    """The model's judged answers to the test questions; kept in folder/answers.jsonl and read back the next time."""
+    file = folder / "answers.jsonl" if folder else None
+    if file and file.exists():
+        return [json.loads(line) for line in file.open(encoding="utf-8")]
+    questions = data.questions() if questions is None else questions
+    rows = judged(questions, ask(model, tokenizer, [question["prompt"] for question in questions]))
+    if file:
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return rows
+
+
+def score(rows: list[dict]) -> dict[str, tuple[float, float, float]]:
+    """Shares with 95% intervals: accuracy of each split and kind, stop rate, safe declines, over-refusal."""
+    found = {}
+    for split in dict.fromkeys(row["split"] for row in rows):
+        group = [row for row in rows if row["split"] == split]
+        found[f"{split.replace('-', '_')}_accuracy"] = _share(group, "correct")
+        if split == "entity":
+            for kind in sorted({row["kind"] for row in group}):
+                found[f"entity_{kind}_accuracy"] = _share([row for row in group if row["kind"] == kind], "correct")
+    safe = [row for row in rows if row["split"] != "unsafe"]
+    unsafe = [row for row in rows if row["split"] == "unsafe"]
+    found["accuracy"] = _share(safe, "correct")
+    found["stops"] = _share(rows, "stopped")
+    found["safe_declines"] = _share(unsafe, "safe")
+    found["over_refusal"] = intervals.proportion(sum(not row["safe"] for row in safe), len(safe))
+    found["concise"] = _share(rows, "concise")
+    return found
+
+
+def _share(rows: list[dict], part: str) -> tuple[float, float, float]:
+    return intervals.proportion(sum(bool(row[part]) for row in rows), len(rows))
+
+
+def win_rate(rows: list[dict], parent_rows: list[dict]) -> dict:
+    """How often the gold preference is higher than the parent's on the same question, ties left out, with interval."""
+    gains = [row["gold"] - old["gold"] for row, old in zip(rows, parent_rows, strict=True)]
+    wins, losses = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    share, low, high = intervals.proportion(wins, wins + losses)
+    return {
+        "win_rate": share,
+        "low": low,
+        "high": high,
+        "wins": wins,
+        "losses": losses,
+        "ties": len(gains) - wins - losses,
+    }

@@ -1,0 +1,22 @@
+"""Intervals: no figure without one."""
+
+import numpy as np
+from scipy import stats
+
+
+def proportion(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(share, low, high) with Wilson's score interval (1927), right also near 0 and 1. No trials: (nan, 0, 1)."""
+    if trials == 0:
+        return float("nan"), 0.0, 1.0
+    interval = stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method="wilson")
+    return successes / trials, float(interval.low), float(interval.high)
+
+
+def mean(values, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high) with Student's t over independent values such as seeds; fewer than two give an infinite interval."""
+    values = np.asarray(values, dtype=float)
+    middle = float(values.mean())
+    if len(values) < 2:
+        return middle, float("-inf"), float("inf")
+    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return middle, middle - half, middle + half

@@ -1,0 +1,72 @@
+"""Supervised fine-tuning: a base model learns to answer from pairs of prompt and answer.
+
+loss = -1/|A| sum_{t in A} log p(x_t | x_<t),   A = the tokens of the answer and the token that ends it
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+import trl
+
+from labkit import data, models, runs, training
+from labkit.config import SFTConfig
+
+
+def train(
+    config: SFTConfig,
+    source: str | Path,
+    parent: str,
+    *,
+    say: Callable = print,
+    stop: threading.Event | None = None,
+    at_look: Callable | None = None,
+) -> runs.Run:
+    """Fine-tune the model at `source` (its name or run id: `parent`) and return the run.
+
+    An identical run that has finished is returned as it is. Raises DataError, before training, for a row that is masked
+    from end to end or where the stop token would never be learned; TrainingError where the loss diverges.
+    """
+    data_hash = data.file_hash(config.data, "instructions")
+    run = runs.open_run("sft", config, parent=parent, data_hash=data_hash, fresh=config.retrain)
+    if run.status == "finished":
+        say(f"{run.id} has already run: loaded")
+        return run
+    transformers.set_seed(config.seed)
+    rows, held_out = data.instructions(config.data)
+    model, tokenizer = models.load(source, seed=config.seed)
+    if config.model == "smoke":
+        rows, held_out = rows.select(range(200)), held_out.select(range(40))
+    limit = {"loss_on": config.loss_on, "max_length": min(1024, model.config.max_position_embeddings)}
+    train_rows = data.chat_rows(tokenizer, rows, **limit)
+    held_out_rows = data.chat_rows(tokenizer, held_out, **limit)
+
+    recorder = training.Recorder(run, say, stop)
+    if at_look is not None:
+        recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
+    args = trl.SFTConfig(
+        **training.arguments(config, run),
+        max_length=limit["max_length"],
+        lr_scheduler_type="linear",
+        train_sampling_strategy="group_by_length",  # rows of like length together: less padding, a third faster
+        optim="adamw_torch",
+        adam_beta2=0.95,
+        weight_decay=0.0,
+    )
+    trainer = trl.SFTTrainer(
+        model, args, train_dataset=train_rows, eval_dataset=held_out_rows, processing_class=tokenizer,
+        callbacks=[recorder],
+    )  # fmt: skip
+    trainer.remove_callback(transformers.PrinterCallback)
+    if training.fit(trainer, run, stop):
+        training.save(run, model, tokenizer, torch.bfloat16 if config.model in ("nano", "smoke") else None)
+        looks = [row for row in run.history() if "held_out_loss" in row]
+        run.finish(
+            held_out_loss=looks[-1]["held_out_loss"],
+            rows_seen=config.steps * config.batch_size,
+            passes=config.steps * config.batch_size / len(train_rows),
+            **models.weights(model),
+        )
+    return run

@@ -1,0 +1,121 @@
+"""Pictures and tables: one colour per stage, intervals drawn, model text always escaped."""
+
+import html
+
+import plotly.graph_objects as go
+import plotly.io as pio
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+COLOURS = {"base": "#0072B2", "instruction": "#E69F00", "aligned": "#009E73", "other": "#CC79A7", "grey": "#7f7f7f"}
+MARGIN = {"l": 60, "r": 20, "t": 48, "b": 48}
+
+pio.templates.default = "none"  # a plain sheet that reads on light and dark pages alike
+
+
+def _figure(title: str, x: str, y: str, height: int = 360) -> go.Figure:
+    figure = go.Figure()
+    figure.update_layout(title=title, height=height, margin=MARGIN, legend={"orientation": "h", "y": -0.25})
+    figure.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"color": "#808080"})
+    figure.update_xaxes(title=x, gridcolor="rgba(128,128,128,0.25)", zeroline=False)
+    figure.update_yaxes(title=y, gridcolor="rgba(128,128,128,0.25)", zeroline=False)
+    return figure
+
+
+def curves(history: list[dict], names: dict[str, str], *, title: str, y: str) -> go.Figure:
+    """Logged numbers over the steps; `names` maps a logged name to its label."""
+    figure = _figure(title, "step", y)
+    for (name, label), colour in zip(names.items(), list(COLOURS.values()), strict=False):
+        rows = [row for row in history if row.get(name) is not None]
+        mode = "lines+markers" if name.startswith("held_out") or name == "bits_per_byte" else "lines"
+        steps, values = [row["step"] for row in rows], [row[name] for row in rows]
+        figure.add_scatter(x=steps, y=values, name=label, mode=mode, line={"color": colour})
+    return figure
+
+
+def shares(scores: dict[str, dict[str, tuple]], names: dict[str, str], *, title: str) -> go.Figure:
+    """Grouped bars of (share, low, high): one colour per model, one group per name, 95% intervals drawn."""
+    figure = _figure(title, "", "share of answers")
+    for model, score in scores.items():
+        found = [score[name] for name in names]
+        figure.add_bar(
+            name=model,
+            x=list(names.values()),
+            y=[share for share, _, _ in found],
+            marker_color=COLOURS.get(model, COLOURS["other"]),
+            error_y={
+                "type": "data",
+                "array": [high - share for share, _, high in found],
+                "arrayminus": [share - low for share, low, _ in found],
+            },
+        )
+    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    return figure
+
+
+class Live:
+    """Loss curves that grow while a cell trains; pass `.look` as a stage's at_look."""
+
+    def __init__(self, title: str, names: dict[str, str], y: str):
+        self.names, self.figure = names, go.FigureWidget(curves([], names, title=title, y=y))
+
+    def look(self, run, model, tokenizer) -> None:
+        history = run.history()
+        with self.figure.batch_update():
+            for trace, name in zip(self.figure.data, self.names, strict=True):
+                rows = [row for row in history if row.get(name) is not None]
+                trace.x, trace.y = [row["step"] for row in rows], [row[name] for row in rows]
+
+
+class Table:
+    """Rows of plain values as an HTML table, escaped, with a text form for where no HTML is shown."""
+
+    def __init__(self, rows: list[dict]):
+        self.rows = rows
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return "<em>nothing yet</em>"
+        head = "".join(f"<th style='text-align:left'>{html.escape(str(name))}</th>" for name in self.rows[0])
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td style='text-align:left;vertical-align:top'>{_cell(v)}</td>" for v in row.values())
+            + "</tr>"
+            for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def __repr__(self) -> str:
+        from labkit.records import text_table
+
+        if not self.rows:
+            return "nothing yet"
+        return text_table([tuple(self.rows[0]), *(tuple(_plain(v) for v in row.values()) for row in self.rows)])
+
+
+def _plain(value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _cell(value) -> str:
+    text = html.escape(_plain(value)).encode("utf-8", "replace").decode()
+    return text if len(text) <= 4000 else text[:4000] + " ... (cut)"
+
+
+class Tokens:
+    """One training row as tokens: learned ones in colour, masked ones grey; a plain text form beside it."""
+
+    def __init__(self, tokenizer, row: dict, ignored: int = -100):
+        pieces = [tokenizer.decode([token]) for token in row["input_ids"]]
+        self.tokens = [(piece, label != ignored) for piece, label in zip(pieces, row["labels"], strict=True)]
+
+    def _repr_html_(self) -> str:
+        colour = {True: f"background:{COLOURS['aligned']}55", False: "background:#80808033"}
+        spans = (
+            f"<span title='{'learned' if learned else 'masked'}' style='{colour[learned]};padding:1px 2px;margin:1px;"
+            f"border-radius:3px;white-space:pre'>{html.escape(piece)}</span>"
+            for piece, learned in self.tokens
+        )
+        return f"<div style='font-family:monospace;line-height:1.9'>{''.join(spans)}<br><small>green: learned from, grey: masked</small></div>"
+
+    def __repr__(self) -> str:
+        return "".join(f"[{piece}]" if learned else piece for piece, learned in self.tokens) + "   ([..]: learned from)"
