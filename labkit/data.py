@@ -55,7 +55,7 @@ def _read(path: Path, columns: set[str]) -> Dataset:
 
 
 def corpus(source: str = "lab") -> tuple[Dataset, Dataset]:
-    """(train, held out) documents with a `text` column; a file of one's own gives every hundredth document to held out."""
+    """(train, held out) documents with a `text` column; of one's own file every hundredth is held out."""
     if source == "lab":
         return _read(LAB["corpus"], {"text"}), _read(LAB["corpus_held_out"], {"text"})
     return _split(_read(Path(source), {"text"}))
@@ -170,7 +170,7 @@ def check_labels(rows: list[dict], tokenizer) -> None:
         raise DataError(
             f"the stop token {tokenizer.eos_token!r} is in no row's loss (first: row 0): the model would never stop",
             got=tokenizer.decode([label for label in rows[0]["labels"] if label != IGNORED])[-200:],
-            remedy="Let the chat template end the answer with the tokenizer's eos_token, inside the part that is learned.",
+            remedy="Let the chat template end the answer with the tokenizer's eos_token, in the learned part.",
         )
     if len(without) > len(rows) // 2:
         raise DataError(

@@ -1,9 +1,9 @@
 """Models: the tokenizer and architecture of `nano`, loading from anywhere, and the device's number formats.
 
-`nano` is an LFM2 of about four million weights: short convolutions over three tokens take turns with attention (normalised
-queries and keys, rotary positions), each followed by SwiGLU. A convolution hands attention the previous token, half of what
-copying needs (Olsson et al. 2022, In-context learning and induction heads), so a small model learns more from the same
-tokens. transformers ships it: `AutoModelForCausalLM.from_pretrained` opens a checkpoint of the lab anywhere.
+`nano` is an LFM2 of about four million weights: short convolutions over three tokens take turns with attention
+(normalised queries and keys, rotary positions), each followed by SwiGLU. A convolution hands attention the previous
+token, half of what copying needs (Olsson et al. 2022, In-context learning and induction heads), so a small model learns
+more from the same tokens. transformers ships it: `AutoModelForCausalLM.from_pretrained` opens a checkpoint anywhere.
 """
 
 import functools
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Lfm2Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, PreTrainedTokenizerFast
 
 from labkit.errors import ModelError
 
 END_OF_TEXT, PAD, USER, ASSISTANT, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
 
-# Text is cut here before byte-pair merges are learned. A capital letter that no small letter follows stands alone, as every
-# digit does: so "RIVER" is spelled letter by letter and "42" digit by digit, and both can be computed rather than memorised.
+# Text is cut here before byte-pair merges are learned. A capital letter that no small letter follows stands alone, as
+# every digit does: "RIVER" is spelled letter by letter and "42" digit by digit, to be computed rather than memorised.
 WORD = r"'(?:s|t|re|ve|m|ll|d)| ?\p{Lu}(?!\p{Ll})| ?\p{L}\p{Ll}*| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 # A blank opens every turn, so that a word is the same token in a question, in an answer and in running text.
@@ -103,7 +103,7 @@ def load(source: str | Path, *, seed: int = 0):
         raise ModelError(
             f"model cannot be loaded ({where})",
             got=str(source),
-            remedy='Name a folder with config.json, *.safetensors and a tokenizer, a Hub id (needs a network), or "nano".',
+            remedy="Name a folder with config.json, *.safetensors and a tokenizer, or a Hub id (needs a network).",
         ) from error
     if tokenizer.pad_token is None:
         raise ModelError(

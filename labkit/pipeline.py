@@ -10,8 +10,8 @@ from labkit.config import Config, DPOConfig, PretrainConfig, SFTConfig
 def source_of(config: Config, say=print) -> tuple[str | Path, str]:
     """(what to load, its name) for the model that a stage starts from.
 
-    A `parent` run wins. Otherwise SFT starts from the shipped base, and DPO from the SFT run of the same model and seed,
-    which is trained if the store has none.
+    A `parent` run wins. Otherwise SFT starts from the shipped base, and DPO from the SFT run of the same model and
+    seed, which is trained if the store has none.
     """
     if getattr(config, "parent", ""):
         run = runs.get(config.parent)
@@ -43,7 +43,7 @@ def three_stages(model: str, seed: int, *, retrain: bool = False, say=print) -> 
 
 
 def answer_folder(source: str | Path) -> Path | None:
-    """Where a model's answers to the test questions are kept: its run's folder, else the store's folder for the base."""
+    """Where a model's answers to the test questions are kept: its run's folder, or the shipped base's."""
     source = Path(source)
     if source.name == "checkpoint":
         return source.parent
@@ -55,7 +55,7 @@ def answer_folder(source: str | Path) -> Path | None:
 
 
 def train_stage(stage: str, config: Config, *, say=print, **watch) -> runs.Run:
-    """Train one stage (or load its identical run) after its parent. `watch`: stop and at_look, as the stages take them."""
+    """Train one stage (or load its identical run) after its parent. `watch`: stop and at_look, as stages take them."""
     if isinstance(config, PretrainConfig):
         from labkit.stages import pretrain
 

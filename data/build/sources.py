@@ -140,7 +140,7 @@ def nouns(package: Path, words: list[str], most: int = 500) -> list[dict]:
     counts: dict[str, int] = {}
     others: dict[str, int] = {}
     for line in (folder / "cntlist.rev").read_text().splitlines():
-        key, sense, count = line.split()
+        key, _, count = line.split()
         word, _, rest = key.partition("%")
         if rest.startswith("1:"):
             counts[word] = counts.get(word, 0) + int(count)

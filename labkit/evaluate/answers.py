@@ -61,7 +61,7 @@ def complete(model, tokenizer, prompts: list[str], **options) -> list[dict]:
 
 @torch.no_grad()
 def log_probs(model, tokenizer, prompts: list[str], answers: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sums, counts), each of shape (rows,): log pi(answer | prompt) in nats, and the answer's tokens, its end included."""
+    """(sums, counts), each of shape (rows,): log pi(answer | prompt) in nats, and the answer's tokens with its end."""
     model.eval()
     sums, counts = [], []
     for prompt, answer in zip(prompts, answers, strict=True):
@@ -92,11 +92,16 @@ def judged(questions: list[dict], rows: Iterable[dict]) -> list[dict]:
 
 
 def test(model, tokenizer, folder: Path | None = None, questions: list[dict] | None = None) -> list[dict]:
-    """The model's judged answers to the test questions; kept in folder/answers.jsonl and read back the next time."""
+    """The model's judged answers to the test questions, kept in folder/answers.jsonl.
+
+    They are read back the next time where they answer the same questions.
+    """
+    questions = data.questions() if questions is None else questions
     file = folder / "answers.jsonl" if folder else None
     if file and file.exists():
-        return [json.loads(line) for line in file.open(encoding="utf-8")]
-    questions = data.questions() if questions is None else questions
+        kept = [json.loads(line) for line in file.open(encoding="utf-8")]
+        if [row["id"] for row in kept] == [question["id"] for question in questions]:
+            return kept
     rows = judged(questions, ask(model, tokenizer, [question["prompt"] for question in questions]))
     if file:
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

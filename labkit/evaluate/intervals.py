@@ -13,7 +13,7 @@ def proportion(successes: int, trials: int, confidence: float = 0.95) -> tuple[f
 
 
 def mean(values, confidence: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high) with Student's t over independent values such as seeds; fewer than two give an infinite interval."""
+    """(mean, low, high) with Student's t over independent values such as seeds; infinite for fewer than two."""
     values = np.asarray(values, dtype=float)
     middle = float(values.mean())
     if len(values) < 2:

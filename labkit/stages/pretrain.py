@@ -2,8 +2,8 @@
 
     loss = -1/T sum_t log p(x_t | x_<t)
 
-Muon (Jordan et al. 2024) turns the update of each weight matrix into its nearest orthogonal matrix, so that all directions
-learn at the same pace; embeddings and norms are left to AdamW.
+Muon (Jordan et al. 2024) turns the update of each weight matrix into its nearest orthogonal matrix, so that all
+directions learn at the same pace; embeddings and norms are left to AdamW.
 """
 
 import threading

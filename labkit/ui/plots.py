@@ -115,7 +115,8 @@ class Tokens:
             f"border-radius:3px;white-space:pre'>{html.escape(piece)}</span>"
             for piece, learned in self.tokens
         )
-        return f"<div style='font-family:monospace;line-height:1.9'>{''.join(spans)}<br><small>green: learned from, grey: masked</small></div>"
+        key = "<br><small>green: learned from, grey: masked</small>"
+        return f"<div style='font-family:monospace;line-height:1.9'>{''.join(spans)}{key}</div>"
 
     def __repr__(self) -> str:
         return "".join(f"[{piece}]" if learned else piece for piece, learned in self.tokens) + "   ([..]: learned from)"

@@ -1,0 +1,48 @@
+"""The notebooks: their form, and each of them executed with the smoke model."""
+
+import dataclasses
+import json
+
+import nbformat
+import papermill
+import pytest
+
+from labkit.config import NOTEBOOKS
+from labkit.execute import NOTEBOOKS_DIR, run_notebook
+
+FILES = sorted(NOTEBOOKS_DIR.glob("*.ipynb"))
+
+
+def test_every_notebook_is_known():
+    assert [file.stem for file in FILES] == list(NOTEBOOKS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_form(file):
+    book = nbformat.read(file, as_version=4)
+    first = book.cells[0].source
+    assert first.startswith("# ") and "\n> " in first
+    tagged = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    defaults = {name: field.default for name, field in NOTEBOOKS[file.stem].__dataclass_fields__.items()}
+    assert {name: value.default for name, value in _parameters(file).items()} == defaults
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert all(len(cell.source.splitlines()) <= 17 for cell in code if cell not in tagged)
+    assert f'labkit.record("{file.stem}"' in code[-1].source
+    assert len({cell.id for cell in book.cells}) == len(book.cells)
+
+
+def _parameters(file):
+    found = papermill.inspect_notebook(file)
+    field = dataclasses.make_dataclass("Parameter", ["default"])
+    return {name: field(eval(about["default"], {})) for name, about in found.items()}  # literals only
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("name", list(NOTEBOOKS))
+def test_smoke(name):
+    record = json.loads((run_notebook(name, {"model": "smoke"}) / "record.json").read_text())
+    assert record["parameters"]["model"] == "smoke"
+    assert record["metrics"] and all(isinstance(value, int | float) for value in record["metrics"].values())
+    assert record["seconds"] > 0 and record["peak_rss_mb"] < 3000

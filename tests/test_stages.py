@@ -1,0 +1,129 @@
+"""The stages on tiny random models: weights move, losses are what the formulas say, a stop can be resumed."""
+
+import dataclasses
+import json
+import math
+import threading
+
+import pytest
+import torch
+
+from labkit import data, models, pipeline, runs
+from labkit.config import DPOConfig, PretrainConfig, SFTConfig
+from labkit.errors import DataError, RunError
+from labkit.stages import dpo, pretrain, sft
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model in a folder, and small data files."""
+    root = tmp_path_factory.mktemp("stages")
+    words = ["river", "stone", "lamp", "house", "dog", "cat"]
+    rows = [{"prompt": f"Say {a} {b}", "answer": f"{a} {b}."} for a in words for b in words]
+    pairs = [{"prompt": r["prompt"], "chosen": r["answer"], "rejected": r["answer"] + " I hope."} for r in rows]
+    texts = [{"text": f"{r['prompt']}. {r['answer']} The {r['answer']}"} for r in rows]
+    for name, content in (("sft", rows), ("pairs", pairs), ("corpus", texts * 20)):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    tokenizer = models.train_tokenizer([row["text"] for row in texts], 320)
+    models.new_model(tokenizer, hidden_size=32, layers=2, heads=2, seed=0).save_pretrained(root / "model")
+    tokenizer.save_pretrained(root / "model")
+    return root
+
+
+def quiet(*_):
+    pass
+
+
+def moved(run, start) -> bool:
+    before, _ = models.load(start)
+    after, _ = models.load(run.checkpoint)
+    return all(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_pretraining_learns_and_is_found_again(folder):
+    config = PretrainConfig(
+        corpus=str(folder / "corpus.jsonl"), steps=12, batch_size=4, block_size=32, vocab_size=320, hidden_size=32,
+        layers=2, heads=2, eval_every=6, learning_rate=0.01,
+    )  # fmt: skip
+    run = pretrain.train(config, say=quiet)
+    looks = [row["held_out_loss"] for row in run.history() if "held_out_loss" in row]
+    assert math.isclose(looks[0], math.log(320), rel_tol=0.05)  # an untrained model spreads its guess evenly
+    assert looks[-1] < looks[0] - 0.5
+    assert run.status == "finished" and run.metrics["bits_per_byte"] > 0
+    said = []
+    assert pretrain.train(config, say=said.append).id == run.id and "already run" in said[0]
+
+
+def test_sft_moves_every_weight(folder):
+    config = SFTConfig(model=str(folder / "model"), data=str(folder / "sft.jsonl"), steps=4, batch_size=4, eval_every=4)
+    run = sft.train(config, folder / "model", "tiny", say=quiet)
+    assert moved(run, folder / "model")
+    assert runs.get(run.id).parent == "tiny"
+
+
+def test_sft_loss_is_the_masked_mean(folder):
+    """The loss logged before the first step equals the mean over the answers' tokens, computed by hand."""
+    config = SFTConfig(
+        model=str(folder / "model"), data=str(folder / "sft.jsonl"), steps=1, batch_size=64, eval_every=1
+    )
+    run = sft.train(config, folder / "model", "tiny-2", say=quiet)
+    model, tokenizer = models.load(folder / "model")
+    _, held_out = data.instructions(str(folder / "sft.jsonl"))
+    total = count = 0
+    for row in held_out:
+        encoded = data.chat_row(tokenizer, row["prompt"], row["answer"])
+        with torch.no_grad():
+            logp = model(torch.tensor([encoded["input_ids"]])).logits[0].float().log_softmax(-1)
+        for place, label in enumerate(encoded["labels"][1:]):
+            if label != data.IGNORED:
+                total, count = total - logp[place, label].item(), count + 1
+    assert math.isclose(run.history()[0]["held_out_loss"], total / count, rel_tol=0.01)
+
+
+def test_dpo_starts_at_log_two_and_widens_the_margin(folder):
+    config = DPOConfig(
+        model=str(folder / "model"), data=str(folder / "pairs.jsonl"), steps=8, batch_size=8, eval_every=8,
+        learning_rate=1e-3, warmup_steps=0,
+    )  # fmt: skip
+    run = dpo.train(config, folder / "model", "tiny", say=quiet)
+    losses = [row["loss"] for row in run.history() if "loss" in row]
+    assert math.isclose(losses[0], math.log(2), abs_tol=0.02)
+    assert run.metrics["held_out_margin"] > 0.05
+    assert moved(run, folder / "model")
+
+
+def test_a_stop_is_resumed_to_the_same_losses(folder, monkeypatch, tmp_path):
+    """Stop after the third step, go on, and end at the losses of a run that was never stopped."""
+    config = SFTConfig(model=str(folder / "model"), data=str(folder / "sft.jsonl"), steps=6, batch_size=4, eval_every=2)
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "whole"))
+    whole = sft.train(config, folder / "model", "tiny", say=quiet).history()
+
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "stopped"))
+    stop = threading.Event()
+
+    def at_look(run, model, tokenizer):
+        if run.history()[-1]["step"] == 2:
+            stop.set()
+
+    run = sft.train(config, folder / "model", "tiny", say=quiet, stop=stop, at_look=at_look)
+    assert run.status == "stopped" and not run.checkpoint.exists()
+    stop.clear()
+    again = sft.train(config, folder / "model", "tiny", say=quiet, stop=stop)
+    assert again.id == run.id and again.status == "finished"
+    losses = [(row["step"], row["loss"]) for row in whole if "loss" in row]
+    resumed = [(row["step"], row["loss"]) for row in again.history() if "loss" in row]
+    assert [step for step, _ in resumed] == [step for step, _ in losses]
+    assert resumed[-1][1] == pytest.approx(losses[-1][1], rel=1e-3)
+
+
+def test_bad_rows_are_named_before_training(folder, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "c", "answer": " "}\n')
+    config = SFTConfig(model=str(folder / "model"), data=str(bad), steps=1)
+    with pytest.raises(DataError, match="row 1"):
+        sft.train(config, folder / "model", "tiny", say=quiet)
+
+
+def test_an_unknown_parent_is_an_error():
+    with pytest.raises(RunError, match="sft-nowhere"):
+        pipeline.source_of(dataclasses.replace(DPOConfig(), parent="sft-nowhere"))
