@@ -1,0 +1,55 @@
+"""The floors over several seeds: mean and 95% interval of each, as a table.
+
+    python benchmarks/floors.py                   # seeds 0, 1, 2: about half an hour on two cores
+    python benchmarks/floors.py --notebooks 02 07 # without pretraining
+
+Runs the notebooks as `make course` does, and writes benchmarks/floors.json and benchmarks/FLOORS.md beside this file.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from pathlib import Path
+
+from labkit import floors
+from labkit.evaluate import intervals
+from labkit.execute import run_notebook
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--notebooks", nargs="+", default=["01", "02", "07"])
+    options = parser.parse_args()
+    found: dict[str, dict] = {}
+    for seed in options.seeds:
+        folders = [run_notebook(name, {"seed": seed}) for name in options.notebooks]
+        records = [json.loads((folder / "record.json").read_text()) for folder in folders]
+        for row in floors.rows(records):
+            known = found.setdefault(row["what"].strip(), {"floor": row["floor"], "side": row["side"], "values": []})
+            known["values"].append(row["value"])
+    command = "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    lines = [
+        f"Made by `{command}` on {platform.machine()}, Python {platform.python_version()}; seeds {options.seeds}.",
+        "",
+        "| what | mean | 95% interval | floor | every seed |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for what, row in found.items():
+        mean, low, high = intervals.mean(row["values"])
+        sign = ">=" if row["side"] == "above" else "<="
+        reached = all(v >= row["floor"] if row["side"] == "above" else v <= row["floor"] for v in row["values"])
+        values = f"| {mean:.3g} | {low:.3g} to {high:.3g} | {sign} {row['floor']:g} | {'yes' if reached else 'no'} |"
+        lines.append(f"| {what} {values}")
+    (HERE / "floors.json").write_text(
+        json.dumps({"command": command, "seeds": options.seeds, "found": found}, indent=1)
+    )
+    (HERE / "FLOORS.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
