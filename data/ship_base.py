@@ -26,8 +26,9 @@ language: en
 # The shipped base model
 
 A base model of {metrics["parameters"]:,} weights (LFM2), pretrained from random weights on
-`data/pretrain/train.jsonl`. It continues text and does not answer questions. It knows a small world of countries, elements, nouns and AI terms, and is
-for teaching only. A part of its training text is from Wikipedia (CC BY-SA 4.0) and WordNet; see `data/README.md`.
+`data/pretrain/train.jsonl`. It continues text and does not answer questions. It knows a small
+world of countries, elements, nouns and AI terms, and is for teaching only. A part of its training text is from
+Wikipedia (CC BY-SA 4.0) and WordNet; see `data/README.md`.
 
 | what | value |
 | --- | --- |

@@ -7,6 +7,7 @@ more from the same tokens. transformers ships it: `AutoModelForCausalLM.from_pre
 """
 
 import functools
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, PreTrainedTokenizerFast
 
 from labkit.errors import ModelError
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that only 4-bit models would use
 
 END_OF_TEXT, PAD, USER, ASSISTANT, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
 
