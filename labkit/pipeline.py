@@ -19,7 +19,9 @@ def source_of(config: Config, say=print) -> tuple[str | Path, str]:
     if isinstance(config, DPOConfig):
         run = sft_run(config.model, config.seed, say)
         return run.checkpoint, run.id
-    return (data.BASE, "shipped-base") if config.model == "nano" else (config.model, config.model)
+    if config.model == "nano":
+        return data.BASE, "shipped-base-" + data.file_hash(str(data.BASE / "model.safetensors"), "")[:8]
+    return config.model, config.model
 
 
 def sft_run(model: str, seed: int, say=print, **options) -> runs.Run:
