@@ -1,0 +1,215 @@
+"""Tokenizer, architecture, loading, and the optimizer that pretraining uses."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from labkit import data, models
+from labkit.errors import ModelError
+from labkit.stages.pretrain import MuonWithAdamW
+
+TEXTS = ["The river is 42 km long. RIVER: river. A token is a piece of text.", "12 + 7 = 19. Paris is in France."] * 20
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return models.train_tokenizer(TEXTS, 330)
+
+
+def tiny(tokenizer, seed=0):
+    return models.new_model(tokenizer, hidden_size=32, layers=2, heads=2, seed=seed)
+
+
+def same(left, right):
+    pairs = zip(left.state_dict().items(), right.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(v, w) for (a, v), (b, w) in pairs)
+
+
+# Tokenizer
+
+
+def test_digits_and_capitals_are_spelled_one_by_one(tokenizer):
+    def pieces(text):
+        return [tokenizer.decode(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+    assert pieces("42") == ["4", "2"] and pieces(" 190") == [" 1", "9", "0"]
+    assert pieces("RIVER") == list("RIVER") and pieces(" RIVER") == [" R", *"IVER"]
+    assert pieces(" river") == [" river"]  # a word of small letters is not
+
+
+@pytest.mark.parametrize(
+    "text", ["A river is 42 km long.", "  two  blanks\n\nand\tlines ", "ÀÉ naïve – 東京 🙂", "it's WE'LL", ""]
+)
+def test_text_survives_a_round_trip(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_special_tokens_are_whole_and_differ(tokenizer):
+    special = [models.END_OF_TEXT, models.PAD, models.USER, models.ASSISTANT, models.END_OF_TURN]
+    assert tokenizer.convert_tokens_to_ids(special) == [0, 1, 2, 3, 4]
+    assert tokenizer("<|user|><|end|>", add_special_tokens=False)["input_ids"] == [2, 4]
+    assert (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1, 4)
+    assert tokenizer.padding_side == "left" and 261 <= len(tokenizer) <= 330
+    batch = tokenizer(["a", "a a a"], padding=True)
+    assert batch["input_ids"][0][0] == 1 and batch["attention_mask"][0][0] == 0
+
+
+def test_the_chat_template_renders_and_marks_the_answer(tokenizer):
+    turns = data.messages("What is 4?", "A number.")
+    assert tokenizer.apply_chat_template(turns, tokenize=False) == ("<|user|> What is 4?<|assistant|> A number.<|end|>")
+    asked = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+    assert asked == "<|user|> What is 4?<|assistant|>"
+
+    encoded = tokenizer.apply_chat_template(
+        turns * 2, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    learned = [token for token, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask]
+    assert tokenizer.decode(learned) == " A number.<|end|>" * 2
+    single = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    labels = data.chat_row(tokenizer, "What is 4?", "A number.")["labels"]
+    assert single["assistant_masks"] == [int(label != data.IGNORED) for label in labels]
+
+
+def test_the_same_texts_train_the_same_tokenizer(tokenizer):
+    assert models.train_tokenizer(TEXTS, 330).get_vocab() == tokenizer.get_vocab()
+
+
+# Models
+
+
+def test_a_seed_gives_its_weights(tokenizer):
+    assert same(tiny(tokenizer), tiny(tokenizer)) and not same(tiny(tokenizer), tiny(tokenizer, seed=1))
+
+
+def test_the_model_knows_where_to_stop(tokenizer):
+    config = tiny(tokenizer).config
+    assert config.vocab_size == len(tokenizer) and config.tie_word_embeddings
+    assert (config.bos_token_id, config.pad_token_id, config.eos_token_id) == (0, 1, [4, 0])
+
+
+def test_tied_weights_count_once(tokenizer):
+    model = tiny(tokenizer)
+    embedding = model.get_input_embeddings().weight
+    assert model.get_output_embeddings().weight is embedding
+    stored = {tensor.data_ptr(): tensor.numel() for tensor in model.state_dict().values()}
+    every = sum(stored.values())
+    assert models.weights(model) == {"parameters": every, "trainable_parameters": every}
+    embedding.requires_grad_(False)
+    assert models.weights(model) == {"parameters": every, "trainable_parameters": every - embedding.numel()}
+
+
+def test_a_saved_model_opens_anywhere_and_answers_alike(tokenizer, tmp_path):
+    model = tiny(tokenizer).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    ids = torch.tensor([tokenizer("The river is 42 km long.")["input_ids"]])
+    assert any(tmp_path.glob("*.safetensors"))
+    with torch.no_grad():
+        expected = model(ids).logits
+        anywhere = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+        assert torch.equal(anywhere(ids).logits, expected)
+        loaded, words = models.load(tmp_path)
+        assert torch.equal(loaded.eval()(ids).logits, expected)
+    assert words.get_vocab() == tokenizer.get_vocab() and words.padding_side == "left"
+    assert words.chat_template == AutoTokenizer.from_pretrained(tmp_path).chat_template == models.CHAT_TEMPLATE
+
+
+def test_what_cannot_be_loaded_is_named(tokenizer, tmp_path):
+    with pytest.raises(ModelError, match=r"no such folder here\).*nowhere.*config\.json"):
+        models.load("nowhere/at-all")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="holds no complete model"):
+        models.load(tmp_path / "empty")
+    tokenizer.save_pretrained(tmp_path / "words")  # a tokenizer alone is no model
+    with pytest.raises(ModelError, match="holds no complete model"):
+        models.load(tmp_path / "words")
+
+
+def test_a_tokenizer_without_padding_is_refused(tmp_path):
+    bare = models.train_tokenizer(TEXTS, 330)
+    tiny(bare).save_pretrained(tmp_path)
+    bare.pad_token = None
+    bare.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no padding token"):
+        models.load(tmp_path)
+
+
+@pytest.mark.skipif(not (data.BASE / "tokenizer.json").is_file(), reason="data/base is not there")
+def test_smoke_is_two_random_layers_of_a_seed():
+    model, tokenizer = models.load("smoke", seed=3)
+    assert model.config.num_hidden_layers == 2 and model.config.vocab_size == len(tokenizer)
+    assert tokenizer.eos_token == models.END_OF_TURN and tokenizer.pad_token == models.PAD
+    assert models.weights(model)["parameters"] < 1_000_000
+    assert same(model, models.load("smoke", seed=3)[0]) and not same(model, models.load("smoke", seed=4)[0])
+
+
+# Muon with AdamW
+
+
+def step(model, optimizer, seed):
+    """One training step on random tokens; the mean absolute move of every parameter."""
+    ids = torch.randint(5, model.config.vocab_size, (2, 12), generator=torch.Generator().manual_seed(seed))
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    optimizer.zero_grad()
+    model(ids, labels=ids).loss.backward()
+    optimizer.step()
+    return {name: (weight.detach() - before[name]).abs().mean().item() for name, weight in model.named_parameters()}
+
+
+def test_every_trainable_weight_moves_and_no_frozen_one(tokenizer):
+    model = tiny(tokenizer).train()
+    assert all(step(model, MuonWithAdamW(model, 0.01), 0).values())
+
+    frozen = {name for name, _ in model.named_parameters() if "layers.0" in name or "embed" in name}
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name not in frozen)
+    moved = step(model, MuonWithAdamW(model, 0.01), 1)
+    assert frozen and {name for name, by in moved.items() if by == 0} == frozen
+
+
+def test_matrices_of_the_layers_go_to_muon_and_every_weight_to_one(tokenizer):
+    model = tiny(tokenizer)
+    optimizer = MuonWithAdamW(model, 0.01)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    muon, adamw = (
+        {names[id(weight)] for group in part.param_groups for weight in group["params"]}
+        for part in (optimizer.muon, optimizer.adamw)
+    )
+    assert not muon & adamw and muon | adamw == set(names.values())
+    assert any("embed" in name for name in adamw) and all("layers." in name for name in muon)
+    assert [id(group) for group in optimizer.param_groups] == [
+        id(group) for part in (optimizer.muon, optimizer.adamw) for group in part.param_groups
+    ]
+
+
+def test_a_restored_optimizer_takes_the_same_next_step(tokenizer):
+    model = tiny(tokenizer).train()
+    optimizer = MuonWithAdamW(model, 0.01)
+    for seed in range(3):
+        step(model, optimizer, seed)
+    twin = tiny(tokenizer, seed=1).train()
+    twin.load_state_dict(model.state_dict())
+    restored = MuonWithAdamW(twin, 0.5)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # as from a file: nothing shared
+    assert same(model, twin)
+    step(model, optimizer, 9)
+    step(twin, restored, 9)
+    assert same(model, twin)
+
+    fresh = tiny(tokenizer, seed=1).train()
+    fresh.load_state_dict(model.state_dict())
+    step(model, optimizer, 10)
+    step(fresh, MuonWithAdamW(fresh, 0.01), 10)
+    assert not same(model, fresh)  # its memory matters
+
+
+def test_the_learning_rate_of_a_restored_optimizer_can_be_scheduled(tokenizer):
+    model = tiny(tokenizer).train()
+    optimizer = MuonWithAdamW(model, 0.01)
+    step(model, optimizer, 0)
+    optimizer.load_state_dict(optimizer.state_dict())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    assert not any(step(model, optimizer, 1).values())
