@@ -86,7 +86,6 @@ def facts(packages: Path) -> tuple[dict, list[str], dict]:
     }
     write("factbook/countries.jsonl", found["country"])
     write("wordnet/nouns.jsonl", nouns)
-    write("wordnet/sentences.jsonl", natural["sentence"])
     write("mendeleev/elements.jsonl", elements)
     write("wikipedia/leads.jsonl", natural["article"])
     write("words/easy_words.jsonl", words)
@@ -139,10 +138,13 @@ def build(packages: Path, seed: int) -> None:
         fault, text = questions.rejected(rng, row, by_kind[row["kind"]])
         return {"prompt": row["prompt"], "chosen": row["answer"], "rejected": text, "fault": fault, "kind": row["kind"]}
 
-    write("sft/train.jsonl", [instruction(row) for row in sft])
-    write("sft/valid.jsonl", [instruction(row) for row in valid])
-    write("preference/train.jsonl", [pair(row) for row in pairs])
-    write("preference/test.jsonl", [pair(row) for row in pair_tests])
+    for train, held_out, make, trained, measured in (
+        ("sft/train.jsonl", "sft/valid.jsonl", instruction, sft, valid),
+        ("preference/train.jsonl", "preference/test.jsonl", pair, pairs, pair_tests),
+    ):
+        seen = [make(row) for row in trained]
+        write(train, seen)
+        write(held_out, [row for row in map(make, measured) if row not in seen])
     write("questions/test.jsonl", [{"id": f"{row['split']}-{n}", **row} for n, row in enumerate(tests)])
 
     sheet = sorted({row["prompt"] for row in asked if row["prompt"].endswith("?") and row["kind"] != "unsafe"})

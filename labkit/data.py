@@ -33,9 +33,15 @@ def _read(path: Path, columns: set[str]) -> Dataset:
     else:
         try:
             rows = Dataset.from_list([json.loads(line) for line in path.open(encoding="utf-8") if line.strip()])
-        except ValueError as error:
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:  # not JSON, cells of mixed types, lines that are no object
             raise DataError(
-                f"{path.name} is not JSONL: {error}", got=str(path), remedy="Write one JSON object a line."
+                f"{path.name} is not JSONL with one type a column: {error}",
+                got=str(path),
+                remedy="Write one JSON object a line, with text in every column that is trained on.",
             ) from error
     if missing := columns - set(rows.column_names):
         raise DataError(
@@ -74,17 +80,17 @@ def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
     """(train, held out) rows of `prompt`, `chosen` and `rejected`. Raises DataError where a pair prefers nothing."""
     columns = {"prompt", "chosen", "rejected"}
     if source == "lab":
-        train, held_out = _read(LAB["pairs"], columns), _read(LAB["pairs_held_out"], columns)
+        rows, held_out = _read(LAB["pairs"], columns), _read(LAB["pairs_held_out"], columns)
     else:
-        train, held_out = _split(_read(Path(source), columns))
-    same = [number for number, row in enumerate(train) if row["chosen"].strip() == row["rejected"].strip()]
+        rows, held_out = _read(Path(source), columns), None
+    same = [number for number, row in enumerate(rows) if row["chosen"].strip() == row["rejected"].strip()]
     if same:
         raise DataError(
             f"{len(same)} pairs have the same answer as chosen and rejected",
             got=f"rows {same[:5]}",
             remedy="Drop them: a pair that prefers nothing teaches nothing.",
         )
-    return train, held_out
+    return (rows, held_out) if held_out is not None else _split(rows)
 
 
 def questions(few: bool = False) -> list[dict]:

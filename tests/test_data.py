@@ -22,7 +22,7 @@ DOCUMENTS = ("corpus", "corpus_held_out")
 LARGEST = 30_000_000  # bytes of data/ in all
 SOURCES = {  # folder: its files and the columns of their rows (None: a row is a string)
     "factbook": {"countries.jsonl": {"name", "capital", "region", "language"}},
-    "wordnet": {"nouns.jsonl": {"name", "definition", "kind", "article"}, "sentences.jsonl": None},
+    "wordnet": {"nouns.jsonl": {"name", "definition", "kind", "article"}},
     "mendeleev": {"elements.jsonl": {"name", "symbol", "number", "group"}},
     "wikipedia": {"leads.jsonl": None},
     "words": {"easy_words.jsonl": None},

@@ -14,7 +14,7 @@ import re
 
 from documents import NUMBER_WORDS
 from relations import RELATIONS, fill
-from requests import GO_ALONG, HELD_OUT_PHRASINGS, PHRASINGS, requests
+from how_tos import GO_ALONG, HELD_OUT_PHRASINGS, PHRASINGS, requests
 
 SMALL_WORDS = set(
     "a an the of or and to in on for is are that which with by from it its as at any be used most".split()
