@@ -126,9 +126,9 @@ class PretrainConfig(Config):
 class SFTConfig(Config):
     """Notebook 02: from a base model to one that answers."""
 
-    steps: int = _steps(800)
+    steps: int = _steps(400)
     batch_size: int = _batch_size(32)
-    learning_rate: float = _learning_rate(3e-4)
+    learning_rate: float = _learning_rate(6e-4)
     warmup_steps: int = _warmup_steps(30)
     loss_on: str = option("assistant", "Which tokens are learned from.", choices=("assistant", "all"))
     data: str = option("lab", 'The instruction pairs: "lab" or the path of a JSONL file.')
@@ -141,16 +141,20 @@ class SFTConfig(Config):
 class DPOConfig(Config):
     """Notebook 07: from an instruction model to one that answers as people prefer."""
 
-    steps: int = _steps(200)
-    batch_size: int = _batch_size(32)
+    steps: int = _steps(130)
+    batch_size: int = _batch_size(16)
     learning_rate: float = _learning_rate(1e-4)
     warmup_steps: int = _warmup_steps(10)
     beta: float = option(0.1, "Pull back to the reference model; low lets the model drift.", low=0.001, high=10.0)
-    loss_type: str = option("sigmoid", "Loss on the margin of a pair.", choices=("sigmoid", "ipo", "hinge", "robust"))
+    loss_type: str = option(
+        "sigmoid_sft",
+        "Loss on the margin of a pair; _sft adds the chosen answer's own.",
+        choices=("sigmoid_sft", "sigmoid", "ipo", "hinge", "robust"),
+    )
     label_smoothing: float = option(0.0, "Assumed share of wrong labels, for loss_type robust.", low=0.0, high=0.49)
     data: str = option("lab", 'The preference pairs: "lab" or the path of a JSONL file.')
     parent: str = _parent()
-    eval_every: int = _eval_every(50)
+    eval_every: int = _eval_every(65)
     retrain: bool = _retrain()
 
     def __post_init__(self):

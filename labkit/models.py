@@ -8,10 +8,14 @@ more from the same tokens. transformers ships it: `AutoModelForCausalLM.from_pre
 
 import functools
 import logging
+import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+import datasets
 import torch
+import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, PreTrainedTokenizerFast
 
@@ -35,6 +39,15 @@ CHAT_TEMPLATE = """\
 {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"""
+
+
+def quiet() -> None:
+    """Silence what a reader can do nothing about: missing fast kernels, renamed options, bars for work of seconds."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -94,6 +107,7 @@ def load(source: str | Path, *, seed: int = 0):
     """
     from labkit import data  # the shipped tokenizer lives with the data
 
+    quiet()
     if str(source) == "smoke":
         tokenizer = AutoTokenizer.from_pretrained(data.BASE)
         return new_model(tokenizer, hidden_size=64, layers=2, heads=2, seed=seed), tokenizer

@@ -4,10 +4,8 @@ import math
 import shutil
 import threading
 import time
-import warnings
 from collections.abc import Callable
 
-import datasets
 import transformers
 from transformers import TrainerCallback
 
@@ -37,7 +35,7 @@ NAMES = {  # the trainers' names for what they log -> the lab's
 
 def arguments(config: Config, run: Run) -> dict:
     """The TrainingArguments that are the same in every stage; a stage adds its own."""
-    quiet()
+    models.quiet()
     return {
         "output_dir": str(run.path / "resume"),
         "max_steps": config.steps,
@@ -63,14 +61,6 @@ def arguments(config: Config, run: Run) -> dict:
         "seed": config.seed,
         "data_seed": config.seed,
     }
-
-
-def quiet() -> None:
-    """Silence what a reader can do nothing about: missing fast kernels, renamed options, bars for work of seconds."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    warnings.filterwarnings("ignore", message="`gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 class Recorder(TrainerCallback):

@@ -83,7 +83,7 @@ def test_sft_loss_is_the_masked_mean(folder):
 def test_dpo_starts_at_log_two_and_widens_the_margin(folder):
     config = DPOConfig(
         model=str(folder / "model"), data=str(folder / "pairs.jsonl"), steps=8, batch_size=8, eval_every=8,
-        learning_rate=1e-3, warmup_steps=0,
+        learning_rate=1e-3, warmup_steps=0, loss_type="sigmoid",
     )  # fmt: skip
     run = dpo.train(config, folder / "model", "tiny", say=quiet)
     losses = [row["loss"] for row in run.history() if "loss" in row]

@@ -13,8 +13,8 @@ import random
 import re
 
 from documents import NUMBER_WORDS
-from relations import RELATIONS, fill
 from how_tos import GO_ALONG, HELD_OUT_PHRASINGS, PHRASINGS, requests
+from relations import RELATIONS, fill
 
 SMALL_WORDS = set(
     "a an the of or and to in on for is are that which with by from it its as at any be used most".split()

@@ -2,6 +2,7 @@
 
     margin = beta [(log pi(chosen) - log ref(chosen)) - (log pi(rejected) - log ref(rejected))]
     loss   = -log sigmoid(margin)                                         loss_type="sigmoid"
+             sigmoid's - mean log pi(chosen token)                        loss_type="sigmoid_sft" (Pang et al. 2024)
              (mean-per-token margin / beta - 1 / (2 beta))^2              loss_type="ipo"   (Azar et al. 2023)
              max(0, 1 - margin)                                           loss_type="hinge" (Zhao et al. 2023)
              sigmoid's, unbiased by a known share of wrong labels         loss_type="robust" (Chowdhury et al. 2024)
@@ -68,7 +69,7 @@ def train(
     args = trl.DPOConfig(
         **training.arguments(config, run),
         beta=config.beta,
-        loss_type=[config.loss_type],
+        loss_type=["sigmoid", "sft"] if config.loss_type == "sigmoid_sft" else [config.loss_type],
         label_smoothing=config.label_smoothing,
         max_length=min(1024, model.config.max_position_embeddings),
         precompute_ref_log_probs=True,
