@@ -42,7 +42,12 @@ def run(
         raise ConfigError("run needs either a notebook or --all", got=notebook, remedy="Write for example `run 02`.")
     parameters = dict(split_parameter(one) for one in parameter)
     if every:
-        execute.run_all(parameters)
+        folders = execute.run_all(parameters)
+        if parameters.get("model", "nano") == "nano":
+            from labkit import floors
+
+            records = [json.loads((folder / "record.json").read_text(encoding="utf-8")) for folder in folders]
+            typer.echo("\n" + floors.table(records))
     else:
         typer.echo(f"done: {execute.run_notebook(notebook, parameters)}")
 

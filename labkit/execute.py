@@ -16,7 +16,6 @@ from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 
-from labkit import floors
 from labkit.config import NOTEBOOKS, Config, check_parameters
 from labkit.errors import ConfigError, NotebookError
 from labkit.records import new_folder, record_failure, records_table
@@ -91,8 +90,6 @@ def run_all(parameters: dict | None = None) -> list[Path]:
         records = [json.loads((folder / "record.json").read_text(encoding="utf-8")) for folder in folders]
         if records:
             print("\n" + records_table(records))
-        if len(folders) == len(NOTEBOOKS) and parameters.get("model", "nano") == "nano":
-            print("\n" + floors.table(records))
     return folders
 
 

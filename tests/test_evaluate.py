@@ -63,7 +63,7 @@ def test_no_reference_answer_passes_for_another_question():
 def test_wilson_against_known_values():
     share, low, high = intervals.proportion(8, 10)  # Wilson 1927, as in Brown, Cai and DasGupta 2001
     assert (share, round(low, 4), round(high, 4)) == (0.8, 0.4902, 0.9433)
-    assert intervals.proportion(0, 0)[1:] == (0.0, 1.0)
+    assert intervals.proportion(0, 0) == (0.5, 0.0, 1.0)
 
 
 def test_student_interval_by_hand():

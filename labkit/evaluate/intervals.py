@@ -5,9 +5,12 @@ from scipy import stats
 
 
 def proportion(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float, float]:
-    """(share, low, high) with Wilson's score interval (1927), right also near 0 and 1. No trials: (nan, 0, 1)."""
+    """(share, low, high) with Wilson's score interval (1927), right also near 0 and 1.
+
+    Without trials nothing is known: (0.5, 0, 1).
+    """
     if trials == 0:
-        return float("nan"), 0.0, 1.0
+        return 0.5, 0.0, 1.0
     interval = stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method="wilson")
     return successes / trials, float(interval.low), float(interval.high)
 
