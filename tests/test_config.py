@@ -104,7 +104,7 @@ def test_smoke_shortens_only_defaults_and_says_so(capsys):
     assert (smoke.steps, smoke.eval_every) == (9, 2)
     assert "steps" not in capsys.readouterr().out
     assert module.configure("00_start_here", START | {"model": "smoke"}) == StartConfig(model="smoke")
-    assert module.configure("02_supervised_fine_tuning", SFTConfig().as_dict()).steps == 800
+    assert module.configure("02_supervised_fine_tuning", SFTConfig().as_dict()).steps == SFTConfig().steps
     assert capsys.readouterr().out == ""
 
 
