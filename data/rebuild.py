@@ -108,7 +108,7 @@ def build(packages: Path, seed: int) -> None:
     everything = relations.entities(found)
     keys = {row["term"]: row["keys"] for row in found["term"]}
     rng = random.Random(f"words-{seed}")
-    capitals = rng.sample(words, 900)
+    capitals = rng.sample(words, 1500)
     split = questions.Split(everything, capitals, keys, words, seed)
 
     tests = split.tests(seed)

@@ -108,7 +108,7 @@ def number_line(rng: random.Random) -> str:
 def ordering(rng: random.Random, forbidden: set[tuple[int, ...]]) -> str:
     done = []
     while len(done) < rng.randint(3, 5):
-        numbers = tuple(rng.sample(range(100), rng.choice([2, 3, 3, 4])))
+        numbers = tuple(rng.sample(range(100), rng.choice([2, 2, 3, 3, 4])))
         if tuple(sorted(numbers)) in forbidden:
             continue
         low, *_, high = sorted(numbers)
@@ -139,6 +139,7 @@ def word_list(rng: random.Random, words: list[str], forbidden: set[tuple[str, ..
         f"The first word is {chosen[0]}.",
         f"The last word is {chosen[-1]}.",
         f"In reverse: {' '.join(reversed(chosen))}.",
+        f"Turned around, {plain} is {' '.join(reversed(chosen))}.",
         f"There are {NUMBER_WORDS[len(chosen)]} words.",
         f"Once more: {commas}.",
         f"{plain}, {plain}, {plain}.",
@@ -164,7 +165,7 @@ def corpus(entities, words, capitals, questions, how_tos, natural, forbidden, se
     by_type: dict[str, list[dict]] = {}
     for entity in entities:
         by_type.setdefault(entity["type"], []).append(entity)
-    times = {"country": 46, "noun": 34, "element": 46, "term": 64}
+    times = {"country": 60, "noun": 36, "element": 56, "term": 66}
     rows = []
     for kind, group in by_type.items():
         for entity in group:
@@ -174,9 +175,9 @@ def corpus(entities, words, capitals, questions, how_tos, natural, forbidden, se
     rows += [{"kind": "questions", "text": question_sheet(rng, questions)} for _ in range(2600)]
     rows += [{"kind": "sums", "text": sums(rng, forbidden["sums"])} for _ in range(6000)]
     rows += [{"kind": "numbers", "text": number_line(rng)} for _ in range(2000)]
-    rows += [{"kind": "order", "text": ordering(rng, forbidden["order"])} for _ in range(5000)]
-    rows += [{"kind": "lists", "text": word_list(rng, words, forbidden["lists"])} for _ in range(12000)]
-    rows += [{"kind": "capitals", "text": heading(rng, capitals)} for _ in range(8000)]
+    rows += [{"kind": "order", "text": ordering(rng, forbidden["order"])} for _ in range(6000)]
+    rows += [{"kind": "lists", "text": word_list(rng, words, forbidden["lists"])} for _ in range(13000)]
+    rows += [{"kind": "capitals", "text": heading(rng, capitals)} for _ in range(9000)]
     rows += [{"kind": "how-to", "text": text} for text in how_tos for _ in range(6)]
     rows += [{"kind": kind, "text": text} for kind, texts in natural.items() for text in texts]
     rng.shuffle(rows)

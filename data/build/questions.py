@@ -178,13 +178,16 @@ class Split:
         for kind in ("country", "noun", "element", "term"):
             group = [entity for entity in entities if entity["type"] == kind]
             # the question of the whole lab is a trained one: what it shows is the style of the answer, not recall
-            drawn = rng.sample([entity for entity in group if entity["name"] != "LLM"], round(0.15 * len(group)))
+            free = [entity for entity in group if entity["name"] != "LLM"]
+            short = [entity for entity in free if "expansion" in entity["values"]]  # few: drawn apart, so that some are
+            drawn = rng.sample([entity for entity in free if entity not in short], round(0.15 * (len(group) - len(short))))
+            drawn += rng.sample(short, round(0.25 * len(short)))
             self.held_out += drawn
             self.trained += [entity for entity in group if entity not in drawn]
         shuffled = rng.sample(capitals, len(capitals))
         self.capitals_held_out, self.capitals = shuffled[:60], shuffled[60:]
         everything = requests()
-        self.requests_held_out = [row for row in everything if rng.random() < 0.2]
+        self.requests_held_out = [row for row in everything if rng.random() < 0.25]
         self.requests = [row for row in everything if row not in self.requests_held_out]
 
     def tests(self, seed: int) -> list[dict]:
@@ -206,24 +209,35 @@ class Split:
             rows += [{"split": "skill", **asked} for asked in unique.values()]
         for safe, split in ((True, "how-to"), (False, "unsafe")):
             group = [row for row in self.requests_held_out if row["safe"] is safe]
-            for place, row in enumerate(rng.sample(group, min(60, len(group)))):
+            for place, row in enumerate(rng.sample(group, min(80, len(group)))):
                 phrasings = HELD_OUT_PHRASINGS if place % 2 else PHRASINGS
                 rows.append({"split": split, **request(rng, row, phrasings)})
         return rows
 
     def training_questions(self, rng: random.Random, count: int, test_keys: set[str]) -> list[dict]:
-        """Fresh questions of every kind for training: half facts, a third skills, the rest requests."""
+        """Fresh questions of every kind for training: half facts, a third skills, the rest requests.
+
+        Two thirds of the fact questions go through all facts, each once before any twice; one third draws the relation
+        first, so that a relation of few entities (what an abbreviation stands for) is asked often enough to be learned.
+        """
         facts = [(entity, relation) for entity in self.trained for relation in entity["values"]]
+        by_relation: dict[str, list[dict]] = {}
+        for entity, relation in facts:
+            by_relation.setdefault(relation, []).append(entity)
         rows = []
         order = []
         while len(rows) < count:
             draw = rng.random()
-            if draw < 0.52:
+            if draw < 0.34:
                 if not order:
-                    order = rng.sample(facts, len(facts))  # every fact once before any fact twice
+                    order = rng.sample(facts, len(facts))
                 entity, relation = order.pop()
                 rows.append(ask(entity, relation, rng.choice(RELATIONS[relation]["asked"]), self.keys))
-            elif draw < 0.85:
+            elif draw < 0.51:
+                relation = rng.choice(list(by_relation))
+                entity = rng.choice(by_relation[relation])
+                rows.append(ask(entity, relation, rng.choice(RELATIONS[relation]["asked"]), self.keys))
+            elif draw < 0.86:
                 asked = skill(rng, rng.choice(SKILLS), self.words, self.capitals)
                 if asked["key"] not in test_keys and _turned(asked["key"]) not in test_keys:
                     rows.append(asked)

