@@ -21,13 +21,15 @@ SMOKE = {"steps": 4, "eval_every": 2}  # what model="smoke" makes of values left
 _started: float | None = None  # time.monotonic() at the last configure(); records.record() measures from here
 
 
-def option(default, help, *, low=None, high=None, choices=None, unit="", identity=True):
+def option(default, help, *, low=None, high=None, choices=None, unit="", identity=True, needs=None):
     """A field of a Config: its default, one sentence of help and the values it may take.
 
     low, high: smallest and largest number allowed, both included. choices: the only texts allowed. unit: what the
     number counts. identity=False: the value does not change the result, so it stays out of a run's identity.
+    needs: (another field, the values it must have) for this one to leave its default.
     """
     about = {"help": help, "low": low, "high": high, "choices": choices, "unit": unit, "identity": identity}
+    about["needs"] = needs
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -70,7 +72,13 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+            object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
+        for field in dataclasses.fields(self):
+            value, reason = getattr(self, field.name), why_disabled(field, self.as_dict())
+            if reason and value != field.default:
+                other, values = field.metadata["needs"]
+                remedy = f"Write {other} = {values[0]!r}, or leave {field.name} = {field.default!r}."
+                raise ConfigError(f"{field.name} {reason}", got=value, remedy=remedy)
 
     @classmethod
     def from_dict(cls, values: dict) -> "Config":
@@ -89,6 +97,14 @@ class Config:
         }
 
 
+def why_disabled(field: dataclasses.Field, values: dict) -> str:
+    """Why a field has no effect beside these values ("needs loss_type = 'robust'"), or "" where it has."""
+    other, wanted = field.metadata["needs"] or ("", ())
+    if not other or values[other] in wanted:
+        return ""
+    return f"needs {other} = {' or '.join(map(repr, wanted))}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class StartConfig(Config):
     """Notebook 00: the question put to every stage."""
@@ -100,7 +116,7 @@ class StartConfig(Config):
 class PretrainConfig(Config):
     """Notebook 01: from raw text to a base model."""
 
-    steps: int = _steps(1000)
+    steps: int = _steps(800)
     batch_size: int = _batch_size(16)
     block_size: int = option(128, "Length of a training row.", low=16, high=32_768, unit="tokens")
     learning_rate: float = _learning_rate(4e-3)
@@ -111,7 +127,7 @@ class PretrainConfig(Config):
     layers: int = option(4, "Transformer layers.", low=1, high=256, unit="layers")
     heads: int = option(8, "Attention heads in each layer.", low=1, high=256, unit="heads")
     corpus: str = option("lab", 'The text to learn: "lab" or the path of a text or JSONL file.')
-    eval_every: int = _eval_every(250)
+    eval_every: int = _eval_every(200)
     retrain: bool = _retrain()
 
     def __post_init__(self):
@@ -123,7 +139,31 @@ class PretrainConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(Config):
+class TuningConfig(Config):
+    """What fine-tuning stages share: which weights train, all of them or a low-rank adapter (Hu et al. 2021)."""
+
+    tuning: str = option(
+        "full", "Which weights train: all, or a low-rank adapter beside them.", choices=("full", "lora")
+    )
+    lora_rank: int = option(
+        16, "Rank of the update; more can learn more and weighs more.", low=1, high=1024, needs=("tuning", ("lora",))
+    )
+    lora_alpha: int = option(32, "The update is scaled by alpha / rank.", low=1, high=4096, needs=("tuning", ("lora",)))
+    target_modules: str = option(
+        "all-linear",
+        'Which layers get an adapter: "all-linear", or names parted by commas such as "q_proj,v_proj".',
+        needs=("tuning", ("lora",)),
+    )
+    quantization: str = option(
+        "none",
+        "Bits of the frozen weights: 4bit is NF4 with double quantization (Dettmers et al. 2023).",
+        choices=("none", "8bit", "4bit"),
+        needs=("tuning", ("lora",)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(TuningConfig):
     """Notebook 02: from a base model to one that answers."""
 
     steps: int = _steps(400)
@@ -138,7 +178,7 @@ class SFTConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig(Config):
+class DPOConfig(TuningConfig):
     """Notebook 07: from an instruction model to one that answers as people prefer."""
 
     steps: int = _steps(130)
@@ -151,18 +191,13 @@ class DPOConfig(Config):
         "Loss on the margin of a pair; _sft adds the chosen answer's own.",
         choices=("sigmoid_sft", "sigmoid", "ipo", "hinge", "robust"),
     )
-    label_smoothing: float = option(0.0, "Assumed share of wrong labels, for loss_type robust.", low=0.0, high=0.49)
+    label_smoothing: float = option(  # trl's other losses would ignore it without a word
+        0.0, "Assumed share of wrong labels.", low=0.0, high=0.49, needs=("loss_type", ("robust",))
+    )
     data: str = option("lab", 'The preference pairs: "lab" or the path of a JSONL file.')
     parent: str = _parent()
     eval_every: int = _eval_every(65)
     retrain: bool = _retrain()
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.label_smoothing and self.loss_type != "robust":  # trl's other losses would ignore it without a word
-            what = f"label_smoothing must be 0 with loss_type = {self.loss_type!r}"
-            remedy = 'Write label_smoothing = 0.0 or loss_type = "robust".'
-            raise ConfigError(what, got=self.label_smoothing, remedy=remedy)
 
 
 STAGES: dict[str, type[Config]] = {"pretrain": PretrainConfig, "sft": SFTConfig, "dpo": DPOConfig}
@@ -199,7 +234,7 @@ def _check_names(kind: type[Config], values: dict) -> None:
             raise ConfigError(f"{name} is not a parameter here", got=values[name], remedy=f"{hint}Allowed: {listing}.")
 
 
-def _checked(field: dataclasses.Field, value):
+def checked(field: dataclasses.Field, value):
     """The value, an int turned into a float where the field is one. Raises ConfigError where it is not allowed."""
     about, kind, wrong = field.metadata, field.type, False
     if kind is float and type(value) is int and abs(value) < 1e300:

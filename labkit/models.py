@@ -24,6 +24,7 @@ from labkit.errors import ModelError
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that only 4-bit models would use
 
 END_OF_TEXT, PAD, USER, ASSISTANT, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
+SPECIAL = [END_OF_TEXT, PAD, USER, ASSISTANT, END_OF_TURN]  # their places are their token ids
 
 # Text is cut here before byte-pair merges are learned. A capital letter that no small letter follows stands alone, as
 # every digit does: "RIVER" is spelled letter by letter and "42" digit by digit, to be computed rather than memorised.
@@ -59,7 +60,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT, PAD, USER, ASSISTANT, END_OF_TURN],
+        special_tokens=SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -75,12 +76,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def new_model(tokenizer, *, hidden_size: int, layers: int, heads: int, seed: int) -> torch.nn.Module:
-    """A model with random weights for this tokenizer, ready for pretraining."""
-    torch.manual_seed(seed)
+def nano_config(vocab_size: int, *, hidden_size: int, layers: int, heads: int) -> Lfm2Config:
+    """The architecture of `nano`, for the lab's tokenizer."""
     width = 32 * round(hidden_size * 8 / 3 / 32 + 0.4)  # SwiGLU's three matrices weigh as two of 4 x hidden_size
-    config = Lfm2Config(
-        vocab_size=len(tokenizer),
+    return Lfm2Config(
+        vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=width,
         block_ff_dim=width,
@@ -93,28 +93,45 @@ def new_model(tokenizer, *, hidden_size: int, layers: int, heads: int, seed: int
         max_position_embeddings=1024,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.convert_tokens_to_ids(END_OF_TEXT),
-        eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TEXT)],
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=SPECIAL.index(END_OF_TEXT),
+        eos_token_id=[SPECIAL.index(END_OF_TURN), SPECIAL.index(END_OF_TEXT)],
+        pad_token_id=SPECIAL.index(PAD),
     )
+
+
+def new_model(tokenizer, *, hidden_size: int, layers: int, heads: int, seed: int) -> torch.nn.Module:
+    """A model with random weights for this tokenizer, ready for pretraining."""
+    torch.manual_seed(seed)
+    config = nano_config(len(tokenizer), hidden_size=hidden_size, layers=layers, heads=heads)
     return AutoModelForCausalLM.from_config(config)
 
 
-def load(source: str | Path, *, seed: int = 0):
+def load(source: str | Path, *, seed: int = 0, quantization: str = "none"):
     """(model, tokenizer) from a local folder or a Hub id; "smoke" makes two random layers for tests of the plumbing.
 
-    Weights are read from safetensors only and no code of the model's repository is run. Raises ModelError.
+    A folder that holds an adapter gives its base with the adapter merged in, or left beside it where the base was
+    quantized. quantization: "none", "8bit" or "4bit" (NF4 with double quantization, through bitsandbytes). Weights are
+    read from safetensors only and no code of the model's repository is run. Raises ModelError.
     """
-    from labkit import data  # the shipped tokenizer lives with the data
+    from labkit import adapters, data  # the shipped tokenizer lives with the data
 
     quiet()
     if str(source) == "smoke":
         tokenizer = AutoTokenizer.from_pretrained(data.BASE)
         return new_model(tokenizer, hidden_size=64, layers=2, heads=2, seed=seed), tokenizer
+    if adapters.is_adapter(source):
+        from peft import PeftModel
+
+        base, bits = adapters.base_of(source)
+        model, tokenizer = load(base, seed=seed, quantization=bits)
+        model = PeftModel.from_pretrained(model, source)
+        return (model.merge_and_unload() if bits == "none" else model), tokenizer
     options = {"trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, use_safetensors=True, **_number_format(quantization), **options
+        )
     except (OSError, ValueError) as error:
         where = "the folder exists but holds no complete model" if Path(source).exists() else "no such folder here"
         raise ModelError(
@@ -130,6 +147,26 @@ def load(source: str | Path, *, seed: int = 0):
         )
     tokenizer.padding_side = "left"
     return model, tokenizer
+
+
+def _number_format(quantization: str) -> dict:
+    """The options of from_pretrained for whole fp32 weights or quantized ones. Raises ModelError."""
+    if quantization == "none":
+        return {"dtype": torch.float32}
+    if device() not in ("cpu", "cuda", "xpu"):
+        remedy = 'Write quantization = "none".'
+        raise ModelError(
+            f"quantization must be none on {device()}: bitsandbytes has no kernels", got=quantization, remedy=remedy
+        )
+    compute = torch.bfloat16 if bf16() else torch.float32
+    bits = transformers.BitsAndBytesConfig(
+        load_in_8bit=quantization == "8bit",
+        load_in_4bit=quantization == "4bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+    return {"quantization_config": bits, "dtype": compute, "device_map": {"": device()}}
 
 
 def weights(model) -> dict[str, int]:

@@ -1,39 +1,86 @@
 """The stages in order: who starts from whom, and training a missing parent."""
 
+import dataclasses
+import threading
 from pathlib import Path
 
 from labkit import config as configs
 from labkit import data, runs
-from labkit.config import Config, DPOConfig, PretrainConfig, SFTConfig
+from labkit.config import Config, DPOConfig, SFTConfig
+from labkit.errors import TrainingError
+
+_training = threading.RLock()  # one training at a time in a process: two at once would both crawl
+_now: list[str] = []  # what holds it, for the message to whoever comes second
+
+FILES = {"pretrain": ("corpus", "corpus"), "sft": ("data", "instructions"), "dpo": ("data", "pairs")}
 
 
-def source_of(config: Config, say=print) -> tuple[str | Path, str]:
+def source_of(config: Config, say=print, stop: threading.Event | None = None) -> tuple[str | Path, str]:
     """(what to load, its name) for the model that a stage starts from.
 
     A `parent` run wins. Otherwise SFT starts from the shipped base, and DPO from the SFT run of the same model and
-    seed, which is trained if the store has none.
+    seed, which is trained if the store has none. Raises TrainingError where `stop` ends that training.
     """
     if getattr(config, "parent", ""):
         run = runs.get(config.parent)
         return run.checkpoint, run.id
     if isinstance(config, DPOConfig):
-        run = sft_run(config.model, config.seed, say)
+        run = sft_run(config.model, config.seed, say, stop=stop)
+        if run.status != "finished":
+            raise TrainingError("the parent's training was stopped", got=run.id, remedy="Train again to go on with it.")
         return run.checkpoint, run.id
     if config.model == "nano":
         return data.BASE, "shipped-base-" + data.file_hash(str(data.BASE / "model.safetensors"), "")[:8]
     return config.model, config.model
 
 
-def sft_run(model: str, seed: int, say=print, **options) -> runs.Run:
+def existing(stage: str, config: Config) -> runs.Run | None:
+    """The run that this configuration has in the store, whatever its status, or None. Trains nothing."""
+    path = runs.runs_dir() / stage / _id(stage, config)
+    return runs.get(path.name) if (path / "run.json").exists() else None
+
+
+def _id(stage: str, config: Config) -> str:
+    """The id that a run of this configuration has or will have."""
+    field, name = FILES[stage]
+    if stage == "pretrain":
+        parent = ""
+    elif stage == "dpo" and not config.parent:
+        parent = _id("sft", _default(SFTConfig, config.model, config.seed))
+    else:
+        parent = source_of(config)[1]
+    return runs.run_id(stage, config, parent, data.file_hash(getattr(config, field), name))
+
+
+def seconds_per_step(stage: str, config: Config) -> float | None:
+    """Seconds that a step took in the newest finished run of this stage, model and tuning here, scaled by the batch.
+
+    None where nothing of the kind has run: the first steps will tell.
+    """
+    alike = ("model", "tuning", "quantization", "hidden_size", "layers")
+    for run in reversed(runs.all_runs(stage)):
+        same = all(run.config.get(name) == getattr(config, name, None) for name in alike)
+        rows = [row for row in run.history() if "seconds" in row]
+        if same and run.status == "finished" and len(rows) > 1 and rows[-1]["step"] > rows[0]["step"]:
+            pace = (rows[-1]["seconds"] - rows[0]["seconds"]) / (rows[-1]["step"] - rows[0]["step"])
+            tokens = [c["batch_size"] * c.get("block_size", 1) for c in (config.as_dict(), run.config)]
+            return pace * tokens[0] / tokens[1]
+    return None
+
+
+def _default(kind: type[Config], model: str, seed: int) -> Config:
+    return kind(model=model, seed=seed, **(configs.SMOKE if model == "smoke" else {}))
+
+
+def sft_run(model: str, seed: int, say=print, stop: threading.Event | None = None, retrain: bool = False) -> runs.Run:
     """The SFT run at its defaults: from the store, or trained now."""
-    small = configs.SMOKE if model == "smoke" else {}
-    return train_stage("sft", SFTConfig(model=model, seed=seed, **small, **options), say=say)
+    config = dataclasses.replace(_default(SFTConfig, model, seed), retrain=retrain)
+    return train_stage("sft", config, say=say, stop=stop)
 
 
-def dpo_run(model: str, seed: int, say=print, **options) -> runs.Run:
+def dpo_run(model: str, seed: int, say=print, retrain: bool = False) -> runs.Run:
     """The DPO run at its defaults: from the store, or trained now."""
-    small = configs.SMOKE if model == "smoke" else {}
-    return train_stage("dpo", DPOConfig(model=model, seed=seed, **small, **options), say=say)
+    return train_stage("dpo", dataclasses.replace(_default(DPOConfig, model, seed), retrain=retrain), say=say)
 
 
 def three_stages(model: str, seed: int, *, retrain: bool = False, say=print) -> dict[str, str | Path]:
@@ -56,17 +103,33 @@ def answer_folder(source: str | Path) -> Path | None:
     return None
 
 
-def train_stage(stage: str, config: Config, *, say=print, **watch) -> runs.Run:
-    """Train one stage (or load its identical run) after its parent. `watch`: stop and at_look, as stages take them."""
-    if isinstance(config, PretrainConfig):
-        from labkit.stages import pretrain
+def train_stage(
+    stage: str, config: Config, *, say=print, stop: threading.Event | None = None, at_look=None
+) -> runs.Run:
+    """Train one stage (or load its identical run) after its parent.
 
-        return pretrain.train(config, say=say, **watch)
-    source, parent = source_of(config, say)
-    if stage == "sft":
-        from labkit.stages import sft
+    Raises TrainingError where this process is training already: two trainings at once would both crawl.
+    """
+    if not _training.acquire(blocking=False):
+        raise TrainingError(
+            "a training is running in this kernel already",
+            got=_now[-1] if _now else "another thread",
+            remedy="Stop it or wait for its end; nothing of either is lost.",
+        )
+    _now.append(f"{stage} of {config.model}")
+    try:
+        if stage == "pretrain":
+            from labkit.stages import pretrain
 
-        return sft.train(config, source, parent, say=say, **watch)
-    from labkit.stages import dpo
+            return pretrain.train(config, say=say, stop=stop, at_look=at_look)
+        source, parent = source_of(config, say, stop)
+        if stage == "sft":
+            from labkit.stages import sft
 
-    return dpo.train(config, source, parent, say=say, **watch)
+            return sft.train(config, source, parent, say=say, stop=stop, at_look=at_look)
+        from labkit.stages import dpo
+
+        return dpo.train(config, source, parent, say=say, stop=stop, at_look=at_look)
+    finally:
+        _now.pop()
+        _training.release()

@@ -134,6 +134,10 @@ class Run:
         killed = self.info["status"] == "running" and not _alive(self.info.get("pid"))
         return "stopped" if killed else self.info["status"]
 
+    def elapsed(self) -> float:
+        """Seconds trained so far, over all stops and resumes; what run.json says where this process does not train."""
+        return self.info["seconds"] if self._opened is None else self._before + time.monotonic() - self._opened
+
     def reload(self) -> "Run":
         """Read run.json again. Raises RunError where it is missing or unreadable."""
         self.info = _read(self.path)
@@ -193,7 +197,7 @@ class Run:
     def _write(self, **changes) -> "Run":
         self.info |= changes | {"updated": now()}
         if self._opened is not None:  # seconds add up over a stop and a resume
-            self.info["seconds"] = round(self._before + time.monotonic() - self._opened, 3)
+            self.info["seconds"] = round(self.elapsed(), 3)
             self.info["peak_rss_mb"] = max(self.info["peak_rss_mb"], peak_rss_mb())
         write_json(self.path / "run.json", self.info)
         return self

@@ -5,14 +5,15 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import transformers
 from transformers import TrainerCallback
 
-from labkit import models
+from labkit import adapters, models
 from labkit.config import Config
 from labkit.errors import TrainingError
-from labkit.runs import Run
+from labkit.runs import Run, write_json
 
 NAMES = {  # the trainers' names for what they log -> the lab's
     "loss": "loss",
@@ -63,6 +64,10 @@ def arguments(config: Config, run: Run) -> dict:
     }
 
 
+class Stopped(Exception):
+    """The reader pressed Stop during a look at held-out data."""
+
+
 class Recorder(TrainerCallback):
     """Writes what a trainer logs to the run, prints a line at every look at held-out data, and obeys `stop`."""
 
@@ -79,7 +84,7 @@ class Recorder(TrainerCallback):
         if "held_out_loss" in numbers and self.bytes_per_token:
             numbers["bits_per_byte"] = numbers["held_out_loss"] / math.log(2) / self.bytes_per_token
         if numbers:
-            self.run.log(state.global_step, **numbers)
+            self.run.log(state.global_step, **numbers, seconds=round(self.run.elapsed(), 2))
         self.loss = numbers.get("loss", self.loss)
         if not math.isfinite(numbers.get("loss", 0.0)):
             raise TrainingError(
@@ -110,6 +115,10 @@ class Recorder(TrainerCallback):
         for look in self.at_look:
             look(model)
 
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if self.stop is not None and self.stop.is_set():  # a look at held-out data takes many steps' time
+            raise Stopped
+
     def on_step_end(self, args, state, control, **kwargs):
         if self.stop is not None and self.stop.is_set():
             control.should_training_stop = control.should_save = True
@@ -125,12 +134,17 @@ def fit(trainer, run: Run, stop: threading.Event | None = None) -> bool:
     last = transformers.trainer_utils.get_last_checkpoint(str(folder)) if folder.exists() else None
     if last:
         run.rewind(int(last.rsplit("-", 1)[1]))
+    keep_first_batch(trainer.model, run)
     try:
         trainer.train(resume_from_checkpoint=last)
-    except KeyboardInterrupt:
+        if not any("held_out_loss" in row for row in run.history() if row["step"] == trainer.state.global_step):
+            trainer.evaluate()  # resumed after a stop that cut the last look short
+    except (KeyboardInterrupt, Stopped) as stopped:
         trainer._save_checkpoint(trainer.model, trial=None)  # the trainer has no public way to save now
         run.stop()
-        raise
+        if isinstance(stopped, KeyboardInterrupt):
+            raise
+        return False
     except Exception as error:
         run.fail(error)
         raise
@@ -140,9 +154,27 @@ def fit(trainer, run: Run, stop: threading.Event | None = None) -> bool:
     return True
 
 
-def save(run: Run, model, tokenizer, dtype=None) -> None:
-    """Write the model (safetensors) and tokenizer to the run's checkpoint folder and drop what resuming needed."""
-    model = model.to(dtype) if dtype is not None else model
-    model.save_pretrained(run.checkpoint)
+def keep_first_batch(model, run: Run) -> None:
+    """Write the first batch, exactly as the model gets it, to first_batch.json: input_ids, labels, attention_mask."""
+
+    def keep(module, args, kwargs):
+        if module.training:
+            hook.remove()
+            names = [name for name in ("input_ids", "labels", "attention_mask") if kwargs.get(name) is not None]
+            write_json(run.path / "first_batch.json", {name: kwargs[name].tolist() for name in names})
+
+    hook = model.register_forward_pre_hook(keep, with_kwargs=True)
+
+
+def save(run: Run, model, tokenizer, source: str | Path = "", dtype=None) -> None:
+    """Write the model, or its adapter alone, and the tokenizer to the run's checkpoint folder (safetensors).
+
+    source: what the model was loaded from, for an adapter to find its base. What resuming needed is dropped.
+    """
+    if adapters.is_peft(model):
+        adapters.save(model, run.checkpoint, str(source), run.config["quantization"])
+    else:
+        model = model.to(dtype) if dtype is not None else model
+        model.save_pretrained(run.checkpoint)
     tokenizer.save_pretrained(run.checkpoint)
     shutil.rmtree(run.path / "resume", ignore_errors=True)

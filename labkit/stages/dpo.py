@@ -13,13 +13,14 @@ The reference model's log-probabilities are computed once before training, so th
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 import transformers
 import trl
 from datasets import Dataset
 
-from labkit import data, models, runs, training
+from labkit import adapters, data, models, runs, training
 from labkit.config import DPOConfig
 
 
@@ -58,7 +59,8 @@ def train(
         return run
     transformers.set_seed(config.seed)
     pairs, held_out = data.pairs(config.data)
-    model, tokenizer = models.load(source, seed=config.seed)
+    model, tokenizer = models.load(source, seed=config.seed, quantization=config.quantization)
+    model = adapters.attach(model, config)  # with an adapter, the reference is the model without it
     needed = config.steps * config.batch_size
     pairs = pairs.shuffle(seed=config.seed).select(range(min(needed, len(pairs))))  # no reference for pairs never seen
     held_out = held_out.select(range(min(32 if config.model == "smoke" else 256, len(held_out))))
@@ -84,8 +86,10 @@ def train(
         processing_class=tokenizer, callbacks=[recorder],
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
-    if training.fit(trainer, run, stop):
-        training.save(run, model, tokenizer, torch.bfloat16 if config.model in ("nano", "smoke") else None)
+    with mock.patch("trl.trainer.utils._use_triton", lambda device: True):  # score the answers' tokens only: on a CPU
+        reached = training.fit(trainer, run, stop)  # trl scores every position, for compilers that we do not use
+    if reached:
+        training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
         looks = [row for row in run.history() if "held_out_loss" in row]
         last = {name: looks[-1][name] for name in looks[-1] if name.startswith("held_out")}
         run.finish(**last, pairs_seen=needed, **models.weights(model))

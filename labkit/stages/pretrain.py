@@ -111,7 +111,7 @@ def train(
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     if training.fit(trainer, run, stop):
-        training.save(run, model, tokenizer, torch.bfloat16)
+        training.save(run, model, tokenizer, dtype=torch.bfloat16)
         last = run.history()[-1] if run.history() else {}
         looks = [row for row in run.history() if "held_out_loss" in row]
         tokens = config.steps * config.batch_size * config.block_size

@@ -11,8 +11,15 @@ import torch
 import transformers
 import trl
 
-from labkit import data, models, runs, training
+from labkit import adapters, data, models, runs, training
 from labkit.config import SFTConfig
+
+
+class Trainer(trl.SFTTrainer):
+    """trl's trainer with the model's own loss: the same number, but trl's also measures the entropy at every token."""
+
+    if models.device() == "cpu":  # ... which on a CPU, without fused kernels, takes as long as all the rest of a step
+        compute_loss = transformers.Trainer.compute_loss
 
 
 def train(
@@ -36,7 +43,8 @@ def train(
         return run
     transformers.set_seed(config.seed)
     rows, held_out = data.instructions(config.data)
-    model, tokenizer = models.load(source, seed=config.seed)
+    model, tokenizer = models.load(source, seed=config.seed, quantization=config.quantization)
+    model = adapters.attach(model, config)
     if config.model == "smoke":
         rows, held_out = rows.select(range(200)), held_out.select(range(40))
     limit = {"loss_on": config.loss_on, "max_length": min(1024, model.config.max_position_embeddings)}
@@ -55,13 +63,13 @@ def train(
         adam_beta2=0.95,
         weight_decay=0.0,
     )
-    trainer = trl.SFTTrainer(
+    trainer = Trainer(
         model, args, train_dataset=train_rows, eval_dataset=held_out_rows, processing_class=tokenizer,
         callbacks=[recorder],
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     if training.fit(trainer, run, stop):
-        training.save(run, model, tokenizer, torch.bfloat16 if config.model in ("nano", "smoke") else None)
+        training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
         looks = [row for row in run.history() if "held_out_loss" in row]
         run.finish(
             held_out_loss=looks[-1]["held_out_loss"],

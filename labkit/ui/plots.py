@@ -1,13 +1,16 @@
 """Pictures and tables: one colour per stage, intervals drawn, model text always escaped."""
 
-import html
-
 import plotly.graph_objects as go
 import plotly.io as pio
+
+from labkit.ui.text import safe_html
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = {"base": "#0072B2", "instruction": "#E69F00", "aligned": "#009E73", "other": "#CC79A7", "grey": "#7f7f7f"}
 MARGIN = {"l": 60, "r": 20, "t": 48, "b": 48}
+# no paper of its own and a grey that reads on light and dark pages alike
+PAPER = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": "#808080"}}
+GRID = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False}
 
 pio.templates.default = "none"  # a plain sheet that reads on light and dark pages alike
 
@@ -15,10 +18,20 @@ pio.templates.default = "none"  # a plain sheet that reads on light and dark pag
 def _figure(title: str, x: str, y: str, height: int = 360) -> go.Figure:
     figure = go.Figure()
     figure.update_layout(title=title, height=height, margin=MARGIN, legend={"orientation": "h", "y": -0.25})
-    figure.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"color": "#808080"})
-    figure.update_xaxes(title=x, gridcolor="rgba(128,128,128,0.25)", zeroline=False)
-    figure.update_yaxes(title=y, gridcolor="rgba(128,128,128,0.25)", zeroline=False)
+    figure.update_layout(PAPER)
+    figure.update_xaxes(title=x, **GRID)
+    figure.update_yaxes(title=y, **GRID)
     return figure
+
+
+def thinned(points: list[tuple[float, float]], most: int) -> tuple[list[float], list[float]]:
+    """(x, y) of at most `most` points: of each bucket of neighbours the lowest and the highest, so no peak is lost."""
+    if len(points) > most:
+        size = -(-2 * len(points) // most)
+        buckets = (points[start : start + size] for start in range(0, len(points), size))
+        ends = ({min(bucket, key=lambda p: p[1]), max(bucket, key=lambda p: p[1])} for bucket in buckets)
+        points = [point for pair in ends for point in sorted(pair)]
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def curves(history: list[dict], names: dict[str, str], *, title: str, y: str) -> go.Figure:
@@ -52,20 +65,6 @@ def shares(scores: dict[str, dict[str, tuple]], names: dict[str, str], *, title:
     return figure
 
 
-class Live:
-    """Loss curves that grow while a cell trains; pass `.look` as a stage's at_look."""
-
-    def __init__(self, title: str, names: dict[str, str], y: str):
-        self.names, self.figure = names, go.FigureWidget(curves([], names, title=title, y=y))
-
-    def look(self, run, model, tokenizer) -> None:
-        history = run.history()
-        with self.figure.batch_update():
-            for trace, name in zip(self.figure.data, self.names, strict=True):
-                rows = [row for row in history if row.get(name) is not None]
-                trace.x, trace.y = [row["step"] for row in rows], [row[name] for row in rows]
-
-
 class Table:
     """Rows of plain values as an HTML table, escaped, with a text form for where no HTML is shown."""
 
@@ -75,7 +74,7 @@ class Table:
     def _repr_html_(self) -> str:
         if not self.rows:
             return "<em>nothing yet</em>"
-        head = "".join(f"<th style='text-align:left'>{html.escape(str(name))}</th>" for name in self.rows[0])
+        head = "".join(f"<th style='text-align:left'>{safe_html(str(name))}</th>" for name in self.rows[0])
         body = "".join(
             "<tr>"
             + "".join(f"<td style='text-align:left;vertical-align:top'>{_cell(v)}</td>" for v in row.values())
@@ -97,8 +96,7 @@ def _plain(value) -> str:
 
 
 def _cell(value) -> str:
-    text = html.escape(_plain(value)).encode("utf-8", "replace").decode()
-    return text if len(text) <= 4000 else text[:4000] + " ... (cut)"
+    return safe_html(_plain(value))
 
 
 class Tokens:
@@ -112,7 +110,7 @@ class Tokens:
         colour = {True: f"background:{COLOURS['aligned']}55", False: "background:#80808033"}
         spans = (
             f"<span title='{'learned' if learned else 'masked'}' style='{colour[learned]};padding:1px 2px;margin:1px;"
-            f"border-radius:3px;white-space:pre'>{html.escape(piece)}</span>"
+            f"border-radius:3px;white-space:pre'>{safe_html(piece)}</span>"
             for piece, learned in self.tokens
         )
         key = "<br><small>green: learned from, grey: masked</small>"

@@ -1,0 +1,75 @@
+"""Adapters: train a low-rank update beside frozen weights (LoRA, Hu et al. 2021).
+
+W x  becomes  W x + (lora_alpha / lora_rank) B A x,   A: (lora_rank, in), B: (out, lora_rank), B = 0 at the start
+"""
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+
+from labkit.config import TuningConfig
+from labkit.errors import ConfigError
+
+
+def linear_names(model: torch.nn.Module) -> list[str]:
+    """Last names of the model's linear layers ("q_proj", ...), the output head left out."""
+    head = model.get_output_embeddings()
+    layers = (name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and part is not head)
+    return sorted({name.rsplit(".", 1)[-1] for name in layers})
+
+
+def targets(model: torch.nn.Module, names: str) -> str | list[str]:
+    """peft's target_modules from the parameter's text. Raises ConfigError for a name that no linear layer has."""
+    if names == "all-linear":
+        return names
+    known, wanted = linear_names(model), [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted or [""]:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            what = "target_modules must name linear layers of the model"
+            raise ConfigError(what, got=name, remedy=f"{hint}Known: all-linear, {', '.join(known)}.")
+    return wanted
+
+
+def attach(model: torch.nn.Module, config: TuningConfig) -> torch.nn.Module:
+    """The model as `config.tuning` wants it: itself, every weight training, or with an adapter that alone trains."""
+    if config.tuning == "full":
+        return model
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if config.quantization != "none":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    torch.manual_seed(config.seed)
+    adapter = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules=targets(model, config.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, adapter)
+
+
+def is_peft(model) -> bool:
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def is_adapter(folder: str | Path) -> bool:
+    return (Path(folder) / "adapter_config.json").is_file()
+
+
+def base_of(folder: str | Path) -> tuple[str, str]:
+    """(the model that an adapter was trained on, the bits it was loaded in), as the lab wrote them into its config."""
+    about = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+    return about["base_model_name_or_path"], about.get("labkit_quantization", "none")
+
+
+def save(model, folder: Path, base: str, quantization: str) -> None:
+    """Write the adapter alone (safetensors), with the name of its base and the bits that base was loaded in."""
+    model.save_pretrained(folder)
+    file = folder / "adapter_config.json"
+    about = json.loads(file.read_text(encoding="utf-8"))
+    about |= {"base_model_name_or_path": base, "labkit_quantization": quantization}
+    file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

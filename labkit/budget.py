@@ -1,0 +1,300 @@
+"""Will it fit? Weights, memory and time of a training, predicted from a model's configuration before it starts.
+
+    weights       fp32 4 bytes, bf16 2; a quantized Linear 8 bits and a scale per output, or 4 + 8/64 + 32/(64 * 256) =
+                  4.127: NF4 in blocks of 64, their scales quantized again (QLoRA, Dettmers et al. 2023); 4.5 without
+    LoRA          rank * (in + out) weights for each Linear adapted (Hu et al. 2021)
+    gradients, AdamW's moments    1 and 2 numbers per trainable weight, in its format: with fp32 weights the 16 bytes of
+                  ZeRO (Rajbhandari et al. 2020). In 8 bits, 2 + 8/256 bytes (Dettmers et al. 2022). Muon: 1 per matrix
+    activations   per token what autograd keeps: inputs of Linears that train, outputs that are worked on, norms. Of
+                  attention no scores, as in FlashAttention: a GPT layer keeps 32 * hidden bytes in bf16, or 34 with
+                  dropout (Korthikanti et al. 2022). Checkpointing: one hidden state per layer, and all of one layer
+    logits        a batch in fp32 three times (Trainer) or four (ORPO, PPO), but a tile of it in trl's SFT and DPO
+
+Numbers of weights are exact: the model is built on torch's meta device, without numbers. Bytes of weights, gradients,
+moments are arithmetic. Activations and logits are approximate; the tests compare them with what autograd kept on a CPU,
+for four architectures. Not measured: ORPO, PPO, GPUs. Not counted: dropout (attention dropout on a CPU keeps all the
+scores), grouped keys copied for padded rows, state-space scans, generation, temporary copies of optimizers, gaps.
+"""
+
+import contextlib
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, Conv1D, PretrainedConfig
+
+from labkit import data, models
+from labkit.errors import ConfigError, ModelError
+
+BYTES = {"fp32": 4, "bf16": 2}
+CHOICES = {
+    "method": ("full", "lora"), "quantization": ("none", "8bit", "4bit"), "dtype": tuple(BYTES),
+    "optimizer": ("adamw", "paged_adamw_8bit", "muon"), "device": ("cpu", "cuda", "mps", "xpu"),
+    "stage": ("pretrain", "sft", "reward", "dpo", "orpo", "ppo"),
+}  # fmt: skip
+LOGIT_BYTES = {"pretrain": 12, "sft": 12, "orpo": 16, "ppo": 16}  # of a word at one place, with its gradients
+TILE = (4096, 32_768)  # tokens x words of the logits that trl 1.16 holds at a time, 11 times in fp32 without Triton
+PROCESS = {"cpu": 700_000_000, "mps": 700_000_000, "cuda": 600_000_000, "xpu": 600_000_000}  # imports; context
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model's sizes follow from; every count is one of numbers (weights, activations), never of bytes."""
+
+    parameters: int  # tied weights once
+    linears: tuple[tuple[str, int, int], ...]  # (name, in, out) of every Linear (GPT-2: Conv1D) but the head
+    head: tuple[tuple[str, int, int], ...]  # the output head likewise
+    embedding: int  # weights that are only looked up; none where the output head is the embedding
+    matrices: int  # weights that the lab's Muon takes
+    largest: int  # weights of the largest tensor
+    vocab: int
+    hidden: int
+    intermediate: int
+    layers: int
+    kv_heads: int
+    attention: int  # heads * head_dim
+    norms: tuple[int, int]  # how many LayerNorms, and how many others (RMSNorm)
+    between: int  # kept per token between Linears: SwiGLU's gate, convolutions, experts
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes of one training on one device."""
+
+    parts: dict[str, int]  # they do not all peak at once, so that their sum is rather too much
+    loading: int  # peak while the model is read: process, weights, and the largest tensor once more in fp32
+    total: int  # that must be free: all parts, or the loading where it takes more
+    trainable: int  # weights that train
+    bits_per_weight: float  # of a Linear inside the layers; the whole model has 8 * parts["weights"] / parameters
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change in words and as arguments of `estimate`, the bytes it saves, and whether it is enough."""
+
+    text: str
+    knobs: dict
+    saves: int
+    fits: bool
+
+
+def shape(source: str | Path | PretrainedConfig) -> Shape:
+    """The shape of "nano", "smoke", a folder or Hub id with config.json, or a config; no weights. Raises ModelError."""
+    models.quiet()
+    try:
+        if not isinstance(source, PretrainedConfig):
+            folder, smoke = data.BASE if str(source) in ("nano", "smoke") else source, str(source) == "smoke"
+            source = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            source = models.nano_config(source.vocab_size, hidden_size=64, layers=2, heads=2) if smoke else source
+        with torch.device("meta"):  # modules and sizes without numbers: a tenth of a second for 65B weights
+            model = AutoModelForCausalLM.from_config(source)
+    except (OSError, ValueError) as error:
+        remedy = 'Name "nano", a folder with the config.json of a causal language model, or a Hub id (needs a network).'
+        raise ModelError("model has no usable configuration", got=str(source), remedy=remedy) from error
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    modules, weights = dict(model.named_modules()), dict(model.named_parameters())
+    every = [(n, m, m.weight.shape) for n, m in modules.items() if isinstance(m, (torch.nn.Linear, Conv1D))]
+    linears = [(n, *(size if isinstance(m, Conv1D) else size[::-1])) for n, m, size in every if m is not head]
+    norms = [m for m in modules.values() if "Norm" in type(m).__name__ and getattr(m, "weight", None) is not None]
+    layer_norms = sum(isinstance(norm, torch.nn.LayerNorm) for norm in norms)
+    tables = [m for m in modules.values() if isinstance(m, torch.nn.Embedding)]
+    heads = getattr(config, "num_attention_heads", None) or 1
+    return Shape(
+        parameters=models.weights(model)["parameters"],
+        linears=tuple(linears), head=tuple((n, *size[::-1]) for n, m, size in every if m is head),
+        embedding=sum(m.weight.numel() for m in tables if m.weight is not getattr(head, "weight", None)),
+        matrices=sum(w.numel() for n, w in weights.items() if w.ndim == 2 and "embed" not in n and "lm_head" not in n),
+        largest=max(weight.numel() for weight in weights.values()),
+        vocab=config.vocab_size, hidden=config.hidden_size, layers=config.num_hidden_layers,
+        intermediate=max((wide for _, wide, _ in linears), default=config.hidden_size),
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        attention=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
+        norms=(layer_norms, len(norms) - layer_norms), between=_between(config, linears, modules, weights),
+    )  # fmt: skip
+
+
+def _between(config, linears: list, modules: dict, weights: dict) -> int:
+    """Numbers per token, over all layers, that autograd keeps beside inputs and outputs of Linears."""
+    total, groups = 0, {}
+    for name, *sizes in linears:
+        groups.setdefault(name.rpartition(".")[0], []).append(sizes)
+    for parent, sizes in groups.items():
+        down = next((wide for wide, out in reversed(sizes) if out == config.hidden_size), 0)
+        up = 0 if "att" in parent else sum(out for _, out in sizes) - config.hidden_size
+        written_out = getattr(config, "activation_function", "") == "gelu_new"  # six operations instead of one
+        total += down * (1 if up == 2 * down else 3 if up == down and written_out else 0)  # 1: SwiGLU, other gates
+    # a convolution's input and output are both products; an expert keeps a token's copy, gate, up, SwiGLU and answer
+    total += sum(2 * module.out_channels for module in modules.values() if isinstance(module, torch.nn.Conv1d))
+    experts = [weight[0].numel() for name, weight in weights.items() if weight.ndim == 3 and "down_proj" in name]
+    chosen, hidden = getattr(config, "num_experts_per_tok", 1), config.hidden_size
+    return total + chosen * sum(2 * hidden + 4 * size // hidden for size in experts)
+
+
+def adapted(shape: Shape, target_modules: str | Iterable[str]) -> list[tuple[str, int, int]]:
+    """The Linears that LoRA adapts, by peft's rule: a name, or its end. Raises ConfigError for one not there."""
+    if target_modules == "all-linear":  # all but the output head
+        return list(shape.linears)
+    every = {f".{line[0]}": line for line in shape.linears + shape.head}
+    names = target_modules if isinstance(target_modules, str) else ",".join(map(str, target_modules or []))
+    wanted = tuple(f".{name.strip()}" for name in names.split(","))
+    for want in wanted:
+        if not any(name.endswith(want) for name in every):
+            ends = sorted({name.rpartition(".")[2] for name in every})
+            hint = "".join(f"Did you mean {near}? " for near in get_close_matches(want[1:], ends, n=1, cutoff=0.5))
+            what, remedy = 'target_modules must be "all-linear" or linear layers', f"{hint}Known: {', '.join(ends)}."
+            raise ConfigError(what, got=want[1:], remedy=remedy)
+    return [line for name, line in every.items() if name.endswith(wanted)]
+
+
+def _check(**values) -> None:
+    """Raise ConfigError for the first value that is neither one of its choices nor a whole number >= 1."""
+    for name, value in values.items():
+        allowed = CHOICES.get(name)
+        if value not in allowed if allowed else type(value) is not int or value < 1:
+            near = [*get_close_matches(str(value), allowed or [], n=1, cutoff=0.4), *(allowed or [8])][0]
+            what = f"{name} must be " + (f"one of {', '.join(allowed)}" if allowed else "a whole number >= 1")
+            raise ConfigError(what, got=value, remedy=f"Write for example {name} = {near!r}.")
+
+
+def estimate(
+    shape: Shape, *, method: str = "full", quantization: str = "none", lora_rank: int = 8,
+    target_modules: str | Iterable[str] = "all-linear", optimizer: str = "adamw", batch_size: int = 8,
+    seq_length: int = 512, dtype: str = "fp32", autocast: bool = True, gradient_checkpointing: bool = False,
+    stage: str = "sft", precompute_ref_log_probs: bool = True, double_quant: bool = True, device: str = "cpu",
+) -> Budget:  # fmt: skip
+    """Bytes of one training. Raises ConfigError for a value that is not allowed.
+
+    dtype: of weights that are not quantized. autocast: whether products run in bf16 (`models.bf16()`); fp32 weights are
+    then held once more, in bf16. batch_size: rows, or pairs in reward, dpo and orpo. Adapters are fp32 (peft), or bf16
+    on a quantized model (trl). DPO's and PPO's reference is a copy of the model, PPO's reward and value models are two
+    more; with LoRA the reference is the model without its adapter, and the others are further adapters.
+    """
+    _check(method=method, quantization=quantization, lora_rank=lora_rank, optimizer=optimizer, dtype=dtype)
+    _check(batch_size=batch_size, seq_length=seq_length, stage=stage, device=device)
+    lora, quantized, full = method == "lora", quantization != "none", BYTES[dtype]
+    if quantized and not lora:
+        remedy = 'Write method = "lora": quantized weights do not train, an adapter on them does.'
+        raise ConfigError('quantization must be "none" with method = "full"', got=quantization, remedy=remedy)
+    lines = adapted(shape, target_modules) if lora else shape.linears
+    trains = sum(lora_rank * (wide + out) for _, wide, out in lines) if lora else shape.parameters
+    width = (2 if quantized else 4) if lora else full  # bytes of a weight that trains
+    inside, outputs = sum(wide * out for _, wide, out in shape.linears), sum(out for *_, out in shape.linears)
+    nf4 = 4 + (8 / 64 + 32 / (64 * 256) if double_quant else 32 / 64)
+    bits = {"none": 8 * full, "8bit": 8 + 32 * outputs / max(1, inside), "4bit": nf4}[quantization]
+    weights = int(inside * bits / 8) + (shape.parameters - inside) * full
+    muon = width * (trains if lora else 2 * trains - shape.matrices)  # an adapter is made of matrices
+    moments = {"adamw": 2 * width * trains, "paged_adamw_8bit": int((2 + 8 / 256) * trains), "muon": muon}[optimizer]
+
+    product, hidden = 2 if autocast else full, shape.hidden  # product: bytes of a number out of a matrix product
+    layer_norms, rms_norms = shape.norms
+    # outputs that are only added to the residual stream, two in every layer, are not kept
+    kept = product * max(0, outputs - 2 * hidden * shape.layers + shape.between)
+    kept += hidden * (full * layer_norms + (4 if lora else 4 + full) * rms_norms)
+    if lora:  # peft casts inputs to the adapter's format; attention needs its output for its own backward pass
+        kept += (product if autocast or quantized else 4) * sum(wide for _, wide, _ in lines)
+        kept += product * (lora_rank * len(lines) + shape.layers * shape.attention)
+    if not lora or quantization == "8bit":  # bitsandbytes keeps the inputs of 8-bit Linears
+        kept += product * sum(wide for _, wide, _ in shape.linears)
+    head = shape.vocab * hidden
+    cast = shape.parameters - shape.embedding - head - (inside if quantized else 0)
+    if gradient_checkpointing:
+        kept = kept // shape.layers + full * hidden * shape.layers
+        cast = cast // shape.layers if lora else cast  # autocast keeps its copies of weights that train
+    tokens = batch_size * seq_length * (2 if stage in ("reward", "dpo", "orpo") else 1)
+    logits = LOGIT_BYTES.get(stage, 0) * tokens * shape.vocab
+    if stage == "dpo" or (stage == "sft" and device != "cpu"):  # a tile, gradients of hidden states and of the head
+        tile = min(tokens, TILE[0]) * min(shape.vocab, TILE[1]) * (product + 4 * 11 * (device != "cuda"))
+        logits = tile + 4 * tokens * hidden + (0 if lora else 4 * head)
+    copies = {"ppo": 3, "dpo": 0 if precompute_ref_log_probs else 1}.get(stage, 0)
+    trained = 2 if stage == "ppo" else 1  # policy and value model
+    parts = {
+        "weights": weights, "adapter": width * trains if lora else 0, "gradients": width * trains * trained,
+        "optimizer": moments * trained, "activations": kept * tokens * trained, "logits": logits,
+        "autocast": 2 * (cast + head) if autocast and dtype == "fp32" else 0, "process": PROCESS[device],
+        "other models": width * trains * max(0, copies - 1) if lora else copies * weights,
+    }  # fmt: skip
+    loading = PROCESS[device] + weights + 4 * shape.largest
+    return Budget(parts, loading, max(loading, sum(parts.values())), trains, bits)
+
+
+def fits(budget: Budget, available: int) -> str:
+    """The verdict: "fits", "tight" (above 85%, where it hangs on what is not counted) or "will not fit"."""
+    return "will not fit" if budget.total > available else "tight" if budget.total > 0.85 * available else "fits"
+
+
+def advice(shape: Shape, available: int, **knobs) -> list[Change]:
+    """What to change for `estimate(shape, **knobs)` to fit into `available` bytes; [] where it does already.
+
+    What is enough alone comes first, the least costly at the top; else as many together as it takes, if they `fit`.
+    """
+    now = estimate.__kwdefaults__ | knobs
+    before = estimate(shape, **now).total
+    if before <= available:
+        return []
+
+    def change(new: dict) -> Change:
+        after = estimate(shape, **now | new).total
+        text = " and ".join(f"{name} {now[name]} -> {value}" for name, value in new.items())
+        return Change(text, new, before - after, after <= available)
+
+    def least(name: str, low: int) -> Change:  # halved no more often than it takes
+        tries = [change({name: max(low, now[name] >> by)}) for by in range(now[name].bit_length())]
+        return next((step for step in tries if step.fits), tries[-1])
+
+    lora = {} if now["method"] == "lora" else {"method": "lora"}
+    ladder = [least("batch_size", 1), change({"gradient_checkpointing": True}), least("seq_length", 64)]
+    if now["stage"] != "pretrain":  # a low-rank update is too little to start from nothing
+        ladder += [change(lora | bits) for bits in ({}, {"quantization": "8bit"}, {"quantization": "4bit"})]
+    ladder = [step for step in [*ladder, change({"optimizer": "paged_adamw_8bit"})] if step.saves > 0]
+    together = [change(knobs) for knobs in itertools.accumulate((step.knobs for step in ladder), dict.__or__)]
+    enough = [step for step in ladder if step.fits] or [step for step in together if step.fits][:1]
+    return enough + [step for step in ladder if step not in enough]
+
+
+def available_bytes(device: str = "cpu") -> int:
+    """Bytes a training may take: a GPU's memory; a CPU's free memory, within the container's limit, and our own."""
+    _check(device=device)
+    if device == "cpu":
+        available = min([psutil.virtual_memory().available, *_limits()])
+        return available + min(psutil.Process().memory_info().rss, PROCESS["cpu"])
+    backend = getattr(torch, device)
+    if not backend.is_available():
+        raise ConfigError("device must be one of this machine", got=device, remedy='Write device = "cpu".')
+    return backend.recommended_max_memory() if device == "mps" else backend.get_device_properties(0).total_memory
+
+
+def _limits(root: Path = Path("/")) -> list[int]:
+    """Bytes left under each memory limit on this process (cgroup v1 and v2); file cache counts as left."""
+    left, listing = [], root / "proc/self/cgroup"
+    for line in listing.read_text().splitlines() if listing.exists() else []:
+        _, kind, path = line.split(":", 2)
+        folder = root / "sys/fs/cgroup" / kind / path.lstrip("/")
+        for place in [folder, *folder.parents] if kind in ("", "memory") else []:
+            with contextlib.suppress(OSError, ValueError):  # "max", or outside this container's view: no limit here
+                names = ("limit_in_bytes", "usage_in_bytes") if kind else ("max", "current")
+                limit, used = (int((place / f"memory.{name}").read_text()) for name in names)
+                stat = dict(row.split() for row in (place / "memory.stat").read_text().splitlines())
+                left.append(limit - used + int(stat["total_inactive_file" if kind else "inactive_file"]))
+    return left
+
+
+def probe(step: Callable[[], object], n: int = 3) -> float:
+    """Seconds per step: the median of n calls of `step`, which waits for its device, without the first, cold one."""
+    _check(n=n)
+    seconds = []
+    for _ in range(n):
+        began = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:] or seconds)
+
+
+def time_left(seconds_per_step: float, steps: int) -> float:
+    """Seconds for `steps` more steps; evaluation and saving come on top."""
+    return seconds_per_step * steps

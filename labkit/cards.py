@@ -1,0 +1,120 @@
+"""Model cards: what a run's model is, how it was made and what was measured, in the form of the Hugging Face Hub."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import yaml
+
+from labkit import lineage, runs
+from labkit.errors import RunError
+from labkit.evaluate import intervals
+from labkit.runs import Run
+
+TAG = "training-pipeline-lab"
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+NO_LICENCE = (
+    "Licence: not stated, for the lab cannot know it. It follows from the model it started from, its training data "
+    "(the lab's own: see its `data/README.md`; a part is CC BY-SA 4.0) and your decision."
+)
+BASE_MODEL = (
+    "`base_model` is the lab's name of the model it started from. A run's id is no repository of the Hub: put in the "
+    "name under which you publish that model, or take the line out."
+)
+LIMITS = (
+    "The intervals tell how other questions of the same kind might move a figure, not how another seed would.",
+    "Nothing checks what it writes: a model of this kind is often wrong and never says so.",
+)
+
+
+def scores(rows: list[dict]) -> dict[str, tuple[float, float, float]]:
+    """What evaluate.answers.score gives, less the shares of nothing, without loading torch: panes open at once."""
+    unsafe, safe = ([row for row in rows if (row["split"] == "unsafe") is side] for side in (True, False))
+    parts: dict[str, list[bool]] = {}
+    for row in rows:
+        parts.setdefault(f"{row['split'].replace('-', '_')}_accuracy", []).append(bool(row["correct"]))
+    for row in sorted(rows, key=lambda row: row["kind"]):
+        if row["split"] == "entity":
+            parts.setdefault(f"entity_{row['kind']}_accuracy", []).append(bool(row["correct"]))
+    parts["accuracy"] = [bool(row["correct"]) for row in safe]
+    parts["stops"] = [bool(row["stopped"]) for row in rows]
+    parts["safe_declines"] = [bool(row["safe"]) for row in unsafe]
+    parts["over_refusal"] = [not row["safe"] for row in safe]
+    parts["concise"] = [bool(row["concise"]) for row in rows]
+    return {name: intervals.proportion(sum(found), len(found)) for name, found in parts.items() if found}
+
+
+def model_card(run: Run, license: str = "") -> str:
+    """The model card (README.md) of a run: YAML front matter and markdown.
+
+    license: the Hub's name of the licence ("apache-2.0") where you know it; the lab does not guess one.
+    """
+    chain, rows, info = lineage.ancestors(run), lineage.answers_of(run), run.info
+    adapter = (run.checkpoint / "adapter_config.json").is_file()
+    about = {"library_name": "peft" if adapter else "transformers", "tags": [TAG, run.stage]}
+    if chain and HUB_NAME.fullmatch(chain[0]):  # a path on this machine would be refused by the Hub, and tell too much
+        about["base_model"] = chain[0]
+    about |= {"license": license} if license else {}
+    made = {
+        "run": run.id, "stage": run.stage, "status": run.status, "data hash": info.get("data_hash") or "not known",
+        "parent, its parent, ...": " ← ".join(chain) or "none: it began with random weights",
+        "seed": info.get("seed", "not known"), "seconds": f"{info['seconds']:.0f}",
+        "peak memory (MB)": f"{info['peak_rss_mb']:.0f}",
+        "versions": ", ".join(f"{name} {number}" for name, number in info.get("versions", {}).items()) or "not known",
+    }  # fmt: skip
+    measured = {name: f"{share:.1%} [{low:.1%}, {high:.1%}]" for name, (share, low, high) in scores(rows).items()}
+    limits = [f"Licence: {_cell(license)}." if license else NO_LICENCE, BASE_MODEL if "base_model" in about else ""]
+    parts = [
+        f"---\n{yaml.safe_dump(about, sort_keys=False, allow_unicode=True)}---",
+        f"# {_cell(lineage.label(run) or run.id)}",
+        "Trained by the Training Pipeline Lab, whose models are made to be studied.\n\n## How it was made",
+        _table(("what", "value"), made),
+        _table(("setting", "value"), run.config),
+        "## Metrics\n\nAt the end of training; one training with one seed gives no interval.",
+        _table(("metric", "value"), run.metrics or {"none yet": "-"}),
+        f"Of {len(rows)} judged answers to test questions:" if rows else "No answers to test questions were kept.",
+        _table(("share of answers", "value [95% interval, Wilson's]"), measured) if rows else "",
+        f"## How to load\n\n{_loading(run, adapter)}\n\n## Limits",
+        "\n".join(f"- {limit}" for limit in [*limits, *LIMITS] if limit),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def export(run: Run, folder: str | Path, license: str = "") -> Path:
+    """Copy a run's checkpoint and its card, as README.md, to a new or empty folder. Raises RunError."""
+    folder = Path(folder).expanduser().absolute()
+    if not run.checkpoint.is_dir():
+        what = f"{run.id} must have a checkpoint to be exported"
+        raise RunError(what, got=run.status, remedy="Train it to its end first.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError("folder must be new or empty", got=str(folder), remedy="Name another: nothing is overwritten.")
+    if folder.resolve().is_relative_to(runs.runs_dir().resolve()):
+        raise RunError("folder must lie outside the run store", got=str(folder), remedy=f"Not in {runs.runs_dir()}.")
+    card = model_card(run, license)  # before anything is written, for it may raise
+    shutil.copytree(run.checkpoint, folder, dirs_exist_ok=True)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def _loading(run: Run, adapter: bool) -> str:
+    """The lines of Python that load the exported folder, from what its files say it is."""
+    file = run.checkpoint / "config.json"
+    kinds = json.loads(file.read_text(encoding="utf-8")).get("architectures") or [] if file.is_file() else []
+    kind = "SequenceClassification" if any("SequenceClassification" in str(one) for one in kinds) else "CausalLM"
+    package, name = ("peft", f"AutoPeftModelFor{kind}") if adapter else ("transformers", f"AutoModelFor{kind}")
+    code = f"from {package} import {name}\nfrom transformers import AutoTokenizer\n\n"
+    code += f'model = {name}.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")'
+    note = "\n\nAn adapter alone: `base_model_name_or_path` in `adapter_config.json` must lead to the model beneath it."
+    return f"```python\n{code}\n```{note if adapter else ''}"
+
+
+def _table(head: tuple[str, str], rows: dict) -> str:
+    cells = [head, ("---", "---"), *((_cell(name), _cell(value)) for name, value in rows.items())]
+    return "\n".join(f"| {name} | {value} |" for name, value in cells)
+
+
+def _cell(value) -> str:
+    """A value as markdown text: no tag, link, cell or line begins in it."""
+    text = f"{value:.4g}" if isinstance(value, float) else lineage.printable(value)
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))

@@ -1,0 +1,347 @@
+"""Live training: knobs, Train and Stop, curves that grow, answers as it learns, alarms.
+
+The training runs in a thread of its own (labkit/background.py); one other thread, the pump, reads the run's folder
+twice a second and owns the widgets. Torch leaves the kernel free enough to use the notebook meanwhile.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import threading
+import time
+
+import ipywidgets
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from labkit import budget, health, models, pipeline, runs
+from labkit.background import Log, Training
+from labkit.config import Config
+from labkit.errors import ConfigError, LabError, TrainingError
+from labkit.ui import plots
+from labkit.ui.panel import Panel
+from labkit.ui.text import safe_html
+
+PULSE = 0.5  # seconds between two looks of the pump
+ROW_LENGTH = 64  # tokens of a row that the memory is estimated for where rows are as long as their text
+MOST_POINTS = 2000  # drawn per curve; more only make the browser slow
+# what is drawn, chart by chart: title, unit, {logged name: label}
+LOSSES = ("loss", "nats per token", {"loss": "train", "held_out_loss": "held out"})
+PACE = ("learning rate", "", {"learning_rate": "learning rate"})
+GRADIENT = ("gradient norm", "", {"grad_norm": "gradient norm"})
+CHARTS = {
+    "pretrain": [LOSSES, ("bits per byte", "bits", {"bits_per_byte": "held out"}), PACE, GRADIENT],
+    "sft": [LOSSES, PACE, GRADIENT],
+    "dpo": [
+        LOSSES,
+        ("margin", "beta x nats", {"margin": "train", "held_out_margin": "held out"}),
+        ("log-probabilities", "nats", {"log_probs_chosen": "chosen", "log_probs_rejected": "rejected"}),
+        ("entropy", "nats", {"entropy": "entropy"}),
+        PACE,
+        GRADIENT,
+    ],
+}
+
+
+class Bench(ipywidgets.VBox):
+    """Knobs of a stage and its training, live. `bench.run` is the run that the knobs stand for, or None.
+
+    notebook: a key of config.NOTEBOOKS whose config is a stage's. config: where the knobs start. asked: questions
+    answered at every look at held-out data.
+    """
+
+    def __init__(self, notebook: str, config: Config, asked: list[str]):
+        self.asked, self.run, self._log, self._training, self._pump = asked, None, None, None, None
+        self._drawn, self._lock = -1, threading.RLock()
+        self.panel = Panel(notebook, config, on_change=self._changed, on_do=self._do)
+        self.charts = CHARTS[self.panel.stage]
+        self.figure = self._figure()
+        self.samples, self.alarms = ipywidgets.HTML(), ipywidgets.HTML()
+        super().__init__([self.panel, self.alarms, self.figure, self.samples])
+        self.refresh()
+
+    def _figure(self) -> go.FigureWidget:
+        titles = [f"{title} ({unit})" if unit else title for title, unit, _ in self.charts]
+        columns = 3 if len(self.charts) % 3 == 0 else 2
+        lines = -(-len(self.charts) // columns)
+        grid = make_subplots(lines, columns, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.08)
+        figure = go.FigureWidget(grid)
+        colours = list(plots.COLOURS.values())
+        for place, (_, _, names) in enumerate(self.charts):
+            for n, label in enumerate(names.values()):
+                mode = "lines+markers" if label == "held out" else "lines"
+                figure.add_scatter(
+                    name=label, mode=mode, line={"color": colours[n]}, showlegend=len(names) > 1,
+                    legendgroup=label, row=place // columns + 1, col=place % columns + 1,
+                )  # fmt: skip
+        seen: set[str] = set()
+        for trace in figure.data:  # a label that stands in several charts stands in the legend once
+            trace.showlegend = bool(trace.showlegend) and trace.name not in seen
+            seen.add(trace.name)
+        figure.update_layout(height=230 * lines + 60, margin={"l": 50, "r": 10, "t": 40, "b": 40})
+        figure.update_layout(legend={"orientation": "h", "y": -0.12}, **plots.PAPER)
+        figure.update_xaxes(title="step", **plots.GRID)
+        figure.update_yaxes(**plots.GRID)
+        return figure
+
+    # What a change of the knobs shows
+
+    def _changed(self, config: Config) -> list[tuple[str, str, str]]:
+        """Lines beneath the knobs: what training with them would weigh and take. Finds the run that they have."""
+        lines = self._estimate(config)
+        try:
+            run = pipeline.existing(self.panel.stage, config)
+        except LabError as error:
+            return [*lines, ("cannot start", str(error), "bad")]
+        old = self.run.path if getattr(self, "run", None) else None
+        if (run.path if run else None) != old:
+            self.run, self._log, self._drawn = run, Log(run.path) if run else None, -1
+        if hasattr(self, "alarms"):
+            self.refresh()
+        return lines
+
+    def _estimate(self, config: Config) -> list[tuple[str, str, str]]:
+        try:
+            lines = costs(self.panel.stage, config)
+        except LabError as error:
+            return [("cannot start", str(error), "bad")]
+        pace = pipeline.seconds_per_step(self.panel.stage, config)
+        if pace is not None:
+            lines.append(("time", f"about {duration(pace * config.steps)} (paced by an earlier run)", ""))
+        else:
+            lines.append(("time", "known after the first steps", ""))
+        return lines
+
+    # Train, stop, resume
+
+    def _do(self, what: str) -> None:
+        if what == "stop":
+            if self._training is not None:
+                self._training.stopping.set()
+        elif self.panel.config is not None:
+            self.train(again=what == "again")
+        self.refresh()
+
+    def train(self, again: bool = False) -> "Training":
+        """Start training in the background, or go on with a stopped run. Raises TrainingError where one is running."""
+        now = Training.now
+        if now is not None and now.alive:
+            raise TrainingError(
+                "a training is running in this kernel already",
+                got=f"{now.stage} of {now.config.model}",
+                remedy="Stop it, or wait for its end: two at once would both crawl.",
+            )
+        config = dataclasses.replace(self.panel.config, retrain=again)
+        self._training = Training.now = Training(self.panel.stage, config, self.asked)
+        self._training.start()
+        self._watch()
+        return self._training
+
+    def finish(self, say=print) -> tuple[Config, runs.Run]:
+        """(config, run) of the knobs as they stand: waits for the training that was started here, else trains now.
+
+        This is what a cell calls, so that Run All and papermill go the same way as the buttons. It trains in the
+        caller's thread: the kernel's interrupt stops it and keeps what was learned.
+        """
+        if self._training is not None and self._training.thread is not None:
+            self._training.thread.join()
+        config = self.panel.config
+        if config is None:
+            raise ConfigError(
+                "knobs must hold values they may have", got=self.panel.notes["errors"], remedy="Reset them."
+            )
+        trained = self._training is not None and dataclasses.replace(self._training.config, retrain=False) == config
+        config = dataclasses.replace(config, retrain=self.panel.start.retrain and not trained)
+        self._training = Training(self.panel.stage, config, self.asked, say)
+        self._training.alive = True
+        self._watch()
+        try:
+            run = self._training.go()
+        finally:
+            self._find()
+            self.refresh()
+        return config, run
+
+    def _watch(self) -> None:
+        if self._pump is None or not self._pump.is_alive():
+            self._pump = threading.Thread(target=self._follow, daemon=True, name="pump")
+            self._pump.start()
+
+    def _follow(self) -> None:
+        """The pump: twice a second show what the folder holds, until nothing is being trained there any more."""
+        while True:
+            alive = self._training is not None and self._training.alive
+            self._find()
+            elsewhere = not alive and self.run is not None and self.run.status == "running"
+            self.refresh()
+            if not alive and not elsewhere:
+                return
+            time.sleep(PULSE)
+
+    def _find(self) -> None:
+        with self._lock:
+            self._find_run()
+
+    def _find_run(self) -> None:
+        config = self._training.config if self._training and self._training.alive else self.panel.config
+        if config is None:
+            return
+        try:
+            run = pipeline.existing(self.panel.stage, config)
+        except LabError:
+            return
+        if run is not None and (self.run is None or run.path != self.run.path):
+            self._log, self._drawn = Log(run.path), -1
+        self.run = run
+
+    # What is shown
+
+    def refresh(self) -> None:
+        """Show what the run's folder holds now. Called by the pump and by the kernel: one at a time."""
+        with self._lock:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        rows = self._log.read() if self._log else []
+        self.panel.state = self._state(rows)
+        if len(rows) != self._drawn:
+            self._draw(rows)
+            self._drawn = len(rows)
+            self._show_samples()
+            found = health.alarms(rows)
+            self.alarms.value = "".join(f"<div role='alert'>&#9888; {safe_html(str(alarm))}</div>" for alarm in found)
+        if self.run is not None and self.run.status == "running" and not self._mine():
+            self._watch()
+
+    def _mine(self) -> bool:
+        return self.run is not None and self.run.info.get("pid") == os.getpid()
+
+    def _state(self, rows: list[dict]) -> dict:
+        alive = self._training is not None and self._training.alive
+        status = self.run.status if self.run is not None else "none"
+        if status == "running" and self._mine() and not (Training.now and Training.now.alive):
+            status = "running here"  # by a cell
+        step = rows[-1]["step"] if rows else 0
+        config = self.run.config if self.run is not None else self.panel.config.as_dict() if self.panel.config else {}
+        steps = config.get("steps", 1)
+        text = {
+            "none": "not trained yet",
+            "finished": "finished: loaded from the run store",
+            "stopped": f"stopped at step {step} of {steps}: what was learned is kept",
+            "failed": f"failed at step {step}: {self.run.info.get('error', '') if self.run else ''}",
+        }.get(status, f"step {step} of {steps}{self._left(rows, steps)}")
+        if alive:
+            text = "stopping after this step" if self._training.stopping.is_set() else text
+            text = f"{self._training.said or 'preparing'}" if status in ("none", "finished") else text
+        elif status == "running":
+            text = f"another kernel is training this run: {text}"
+        if self.run is not None:
+            text = f"{self.run.id}: {text}"
+        error = self._training.error if self._training is not None and not alive else ""
+        can, why = {}, {}
+        if alive:
+            can["stop"] = "Stop after this step and keep what was learned"
+            why["train"] = why["again"] = "A training is running: stop it first"
+        else:
+            why["stop"] = "Nothing is being trained by this panel"
+            if self.panel.config is None:
+                why["train"] = why["again"] = "A knob holds a value that it may not have"
+            elif status == "running":
+                why["train"] = why["again"] = "Another kernel is training this run; it is shown here as it goes"
+            elif status == "finished":
+                can["again"] = "Forget this run and train it anew"
+                why["train"] = "This very configuration has run; turn a knob or train it again"
+            else:
+                can["train"] = "Train with these knobs in the background; the notebook stays usable"
+        label = "Resume" if status in ("stopped", "failed") and not alive else "Train"
+        return {
+            "text": text, "error": error, "can": can, "why": why, "label": label, "share": step / max(1, steps),
+            "status": status,
+        }  # fmt: skip
+
+    def _left(self, rows: list[dict], steps: int) -> str:
+        timed = [row for row in rows if "seconds" in row]
+        if len(timed) < 2 or timed[-1]["step"] <= timed[0]["step"]:
+            return ""
+        pace = (timed[-1]["seconds"] - timed[0]["seconds"]) / (timed[-1]["step"] - timed[0]["step"])
+        return f", about {duration(pace * (steps - timed[-1]['step']))} left"
+
+    def _draw(self, rows: list[dict]) -> None:
+        names = [name for _, _, chart in self.charts for name in chart]
+        with self.figure.batch_update():
+            for trace, name in zip(self.figure.data, names, strict=True):
+                points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+                trace.x, trace.y = plots.thinned(points, MOST_POINTS)
+
+    def _show_samples(self) -> None:
+        file = self.run.path / "samples.jsonl" if self.run is not None else None
+        if file is None or not file.exists():
+            self.samples.value = ""
+            return
+        said: dict[int, dict[str, str]] = {}
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            said.setdefault(row["step"], {})[row["prompt"]] = row["text"]
+        prompts = list(dict.fromkeys(prompt for row in said.values() for prompt in row))
+        table = [{"step": step, **{p: said[step].get(p, "") for p in prompts}} for step in sorted(said)[-5:]]
+        self.samples.value = plots.Table(table)._repr_html_()
+
+    def _repr_mimebundle_(self, **options):
+        """The widget, with a line of text for where no widget runs."""
+        found = super()._repr_mimebundle_(**options)
+        return {**(found or {}), "text/plain": f"{self.panel.title}\n  {self.panel.state.get('text', '')}"}
+
+
+@functools.cache
+def _shape(model: str, sizes: tuple[int, ...] = ()) -> budget.Shape:
+    """What the sizes of a model follow from; kept, because every turn of a knob asks for it."""
+    if not sizes:
+        return budget.shape(model)
+    vocab_size, hidden_size, layers, heads = sizes
+    return budget.shape(models.nano_config(vocab_size, hidden_size=hidden_size, layers=layers, heads=heads))
+
+
+def costs(stage: str, config: Config) -> list[tuple[str, str, str]]:
+    """Lines on what a training weighs: weights that train, memory, whether it fits and what to change if not."""
+    own = stage == "pretrain" and config.model == "nano"
+    sizes = (config.vocab_size, config.hidden_size, config.layers, config.heads) if own else ()
+    shape = _shape(config.model, sizes)
+    knobs = {"stage": stage, "batch_size": config.batch_size, "autocast": models.bf16(), "device": models.device()}
+    knobs["seq_length"] = getattr(config, "block_size", ROW_LENGTH)
+    knobs["optimizer"] = getattr(config, "optimizer", "adamw")
+    if getattr(config, "tuning", "full") == "lora":
+        names = config.target_modules
+        names = names if names == "all-linear" else [name.strip() for name in names.split(",")]
+        knobs |= {"method": "lora", "lora_rank": config.lora_rank, "target_modules": names}
+        knobs["quantization"] = config.quantization
+    found, free = budget.estimate(shape, **knobs), budget.available_bytes(models.device())
+    verdict = budget.fits(found, free)
+    lines = [
+        ("weights that train", f"{found.trainable:,} of {shape.parameters:,}", ""),
+        (
+            "memory",
+            f"about {found.total / 1e9:.1f} GB: {verdict} ({free / 1e9:.0f} GB free)",
+            "" if verdict == "fits" else "bad",
+        ),
+    ]
+    if verdict == "will not fit":
+        lines += [("try", change.text, "") for change in budget.advice(shape, free, **knobs)[:2]]
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words that suit their size."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def bench(notebook: str, config: Config, asked: list[str]) -> Bench:
+    """The bench of a notebook; see Bench. Quiet about what a reader can do nothing about."""
+    models.quiet()
+    return Bench(notebook, config, asked)

@@ -1,0 +1,81 @@
+"""LoRA: the adapter moves and the base does not; what is saved loads to the same logits; bad names are named."""
+
+import json
+
+import pytest
+import torch
+
+from labkit import adapters, data, models
+from labkit.config import DPOConfig, SFTConfig
+from labkit.errors import ConfigError
+from labkit.stages import dpo, sft
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model in a folder, with rows and pairs to learn from."""
+    root = tmp_path_factory.mktemp("adapters")
+    model, tokenizer = models.load("smoke", seed=3)
+    model.save_pretrained(root / "model")
+    tokenizer.save_pretrained(root / "model")
+    words = ["river", "stone", "lamp", "house", "dog", "cat"]
+    rows = [{"prompt": f"Say {a} {b}", "answer": f"{a} {b}."} for a in words for b in words]
+    pairs = [{"prompt": r["prompt"], "chosen": r["answer"], "rejected": r["answer"] + " I hope."} for r in rows]
+    (root / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    return root
+
+
+def quiet(*_):
+    pass
+
+
+def options(folder, **more):
+    few = {"steps": 4, "eval_every": 4, "batch_size": 4, "learning_rate": 0.01, "warmup_steps": 0}
+    return {"model": str(folder / "model"), "tuning": "lora", "lora_rank": 4, **few, **more}
+
+
+def test_only_the_adapter_trains_and_it_counts_rank_times_in_plus_out(folder):
+    config = SFTConfig(**options(folder, data=str(folder / "sft.jsonl")))
+    base, _ = models.load(folder / "model")
+    before = {name: weight.clone() for name, weight in base.named_parameters()}
+    wide = sum(part.in_features + part.out_features for name, part in base.named_modules()
+               if isinstance(part, torch.nn.Linear) and part is not base.get_output_embeddings())  # fmt: skip
+    model = adapters.attach(base, config)
+    assert models.weights(model)["trainable_parameters"] == 4 * wide
+    run = sft.train(config, folder / "model", "tiny", say=quiet)
+    assert run.metrics["trainable_parameters"] == 4 * wide
+    assert adapters.is_adapter(run.checkpoint) and not (run.checkpoint / "model.safetensors").exists()
+    again, _ = models.load(folder / "model")
+    assert all(torch.equal(before[name], weight) for name, weight in again.named_parameters())
+    learned, tokenizer = models.load(run.checkpoint)  # merged
+    row = torch.tensor([data.chat_row(tokenizer, "Say river", "river.")["input_ids"]])
+    with torch.no_grad():
+        assert not torch.allclose(learned(row).logits, again(row).logits, atol=1e-3)
+
+
+def test_dpo_takes_the_model_without_its_adapter_as_reference(folder):
+    config = DPOConfig(**options(folder, data=str(folder / "pairs.jsonl"), steps=8, batch_size=8))
+    run = dpo.train(config, folder / "model", "tiny", say=quiet)
+    losses = [row["loss"] for row in run.history() if "loss" in row]
+    assert run.metrics["held_out_margin"] > 0 and losses and adapters.is_adapter(run.checkpoint)
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_quantized_weights_stay_and_the_adapter_learns(folder, bits):
+    config = SFTConfig(**options(folder, data=str(folder / "sft.jsonl"), quantization=bits))
+    run = sft.train(config, folder / "model", "tiny", say=quiet)
+    looks = [row["held_out_loss"] for row in run.history() if "held_out_loss" in row]
+    assert looks[-1] < looks[0]
+    assert adapters.base_of(run.checkpoint) == (str(folder / "model"), bits)
+    model, tokenizer = models.load(run.checkpoint)
+    kinds = {type(part).__name__ for part in model.modules()}
+    assert ("Linear4bit" if bits == "4bit" else "Linear8bitLt") in kinds
+    with torch.no_grad():
+        assert model(torch.tensor([tokenizer("river")["input_ids"]])).logits.isfinite().all()
+
+
+def test_an_unknown_layer_is_named_before_training(folder):
+    config = SFTConfig(**options(folder, data=str(folder / "sft.jsonl"), target_modules="q_prj"))
+    with pytest.raises(ConfigError, match="Did you mean q_proj"):
+        sft.train(config, folder / "model", "tiny", say=quiet)

@@ -1,0 +1,119 @@
+"""Training from the panel: in a thread, stopped, resumed, found again, and refused twice at once."""
+
+import time
+
+import pytest
+
+from labkit import background, runs
+from labkit.config import SFTConfig
+from labkit.errors import ConfigError, TrainingError
+from labkit.ui import live, plots
+
+
+@pytest.fixture
+def bench(store):
+    return live.Bench("02_supervised_fine_tuning", config(), ["What is an LLM?"])
+
+
+def config(**options):
+    return SFTConfig(model="smoke", **{"steps": 4, "eval_every": 2, **options})
+
+
+def until(true, seconds=120):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def test_train_from_the_button_to_the_end(bench):
+    assert bench.run is None and "train" in bench.panel.state["can"] and "stop" in bench.panel.state["why"]
+    bench.panel._do({"do": "train"})
+    until(lambda: bench.run is not None and bench.run.status == "finished" and "again" in bench.panel.state["can"])
+    assert bench.panel.state["share"] == 1 and "finished" in bench.panel.state["text"]
+    assert len(bench.figure.data[0].x) >= 2 and "What is an LLM?" in bench.samples.value
+    again = live.Bench("02_supervised_fine_tuning", config(), ["What is an LLM?"])  # another kernel, a reloaded page
+    assert again.run.id == bench.run.id and again.figure.data[0].x == bench.figure.data[0].x
+
+
+def test_stop_keeps_what_was_learned_and_resume_goes_on(store):
+    bench = live.Bench("02_supervised_fine_tuning", config(steps=4000, eval_every=1000), ["Hello"])
+    bench.panel._do({"do": "train"})
+    until(lambda: bench.run is not None and len(bench._log.rows) > 2)
+    began = time.monotonic()
+    bench.panel._do({"do": "stop"})
+    until(lambda: bench.panel.state["status"] == "stopped")
+    assert time.monotonic() - began < 10
+    step = bench._log.rows[-1]["step"]
+    assert step < 4000 and "what was learned is kept" in bench.panel.state["text"]
+    assert bench.panel.state["label"] == "Resume"
+    bench.panel._do({"do": "train"})
+    until(lambda: bench._log.rows[-1]["step"] > step + 5)
+    steps = [row["step"] for row in bench._log.rows if "loss" in row]
+    assert steps == sorted(set(steps))  # it went on where it stopped
+    bench.panel._do({"do": "stop"})
+    until(lambda: bench.panel.state["status"] == "stopped")
+
+
+def test_a_second_training_is_refused(bench):
+    bench.panel.set(steps=4000)
+    bench.panel._do({"do": "train"})
+    until(lambda: background.Training.now.alive)
+    second = live.Bench("02_supervised_fine_tuning", config(learning_rate=0.1), ["Hello"])
+    second.panel._do({"do": "train"})
+    assert "running in this kernel already" in second.panel.state["error"]
+    with pytest.raises(TrainingError, match="running in this kernel already"):
+        second.finish(say=lambda line: None)
+    until(lambda: bench.run is not None and bench.run.status == "running")
+    bench.panel._do({"do": "stop"})
+    until(lambda: bench.run.status == "stopped" and not background.Training.now.alive)
+
+
+def test_an_error_before_training_is_shown(store):
+    bench = live.Bench("02_supervised_fine_tuning", config(data="nowhere.jsonl"), ["Hello"])
+    assert "data file not found" in bench.panel.notes["estimate"][-1][1]
+    bench.panel._do({"do": "train"})
+    until(lambda: not background.Training.now.alive)
+    until(lambda: "data file not found" in bench.panel.state["error"])
+
+
+def test_a_cell_goes_the_same_way_as_the_button(bench):
+    said = []
+    found, run = bench.finish(say=said.append)
+    assert run.status == "finished" and found == bench.panel.config and "step" in said[0]
+    bench.panel.values = {**bench.panel.values, "steps": "none"}
+    with pytest.raises(ConfigError, match="every knob"):
+        bench.finish()
+
+
+def test_a_run_of_another_kernel_is_watched(bench, store, monkeypatch):
+    _, run = bench.finish(say=lambda line: None)
+    info = {**run.info, "status": "running", "pid": 1}  # a process that lives and is not this one
+    runs.write_json(run.path / "run.json", info)
+    monkeypatch.setattr(live, "PULSE", 0.05)
+    other = live.Bench("02_supervised_fine_tuning", config(), ["Hello"])
+    assert "another kernel" in other.panel.state["text"] and "train" in other.panel.state["why"]
+    runs.write_json(run.path / "run.json", {**info, "status": "finished"})
+    until(lambda: other.panel.state["status"] == "finished")
+
+
+def test_the_log_is_read_on_and_anew_after_a_rewind(store):
+    run = runs.open_run("sft", config())
+    log = background.Log(run.path)
+    assert log.read() == []
+    for step in range(5):
+        run.log(step, loss=1.0)
+    assert [row["step"] for row in log.read()] == list(range(5))
+    run.rewind(2)
+    assert [row["step"] for row in log.read()] == [0, 1, 2]
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')  # torn
+    assert [row["step"] for row in log.read()] == [0, 1, 2]
+
+
+def test_a_long_history_is_thinned_without_losing_its_peaks():
+    points = [(n, 1.0) for n in range(50_000)]
+    points[31_234] = (31_234, 9.0)
+    points[77] = (77, -9.0)
+    x, y = plots.thinned(points, 2000)
+    assert len(x) <= 2000 and list(x) == sorted(x) and max(y) == 9.0 and min(y) == -9.0

@@ -1,0 +1,118 @@
+"""The panel: knobs from the dataclass, errors beside them, nothing clamped; what it gives to copy runs the same."""
+
+import ast
+import dataclasses
+import json
+
+import pytest
+
+from labkit import config as configs
+from labkit.config import DPOConfig, PretrainConfig, SFTConfig
+from labkit.errors import ConfigError
+from labkit.ui.panel import PRESETS, Panel, describe
+
+NOTEBOOKS = {"01_pretraining": PretrainConfig, "02_supervised_fine_tuning": SFTConfig, "07_dpo": DPOConfig}
+
+
+def turn(panel, **raw):
+    panel.values = {**panel.values, **raw}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_every_field_has_a_control_with_its_help_and_range(notebook):
+    panel = Panel(notebook, NOTEBOOKS[notebook]())
+    fields = {field.name: field for field in dataclasses.fields(NOTEBOOKS[notebook]) if field.name != "retrain"}
+    assert [row["name"] for row in panel.fields] == list(fields)
+    for row in panel.fields:
+        assert fields[row["name"]].metadata["help"] in row["help"]
+        assert configs.allowed(fields[row["name"]]) in row["help"]
+        assert row["choices"] == list(fields[row["name"]].metadata["choices"] or ())
+        if row["slider"]:
+            assert row["slider"]["low"] <= fields[row["name"]].default <= row["slider"]["high"]
+    json.dumps([panel.fields, panel.values, panel.notes])  # what goes to the browser is plain
+
+
+def test_it_starts_from_the_parameters_and_a_change_changes_the_config():
+    panel = Panel("07_dpo", DPOConfig(beta=0.3, steps=7))
+    assert (
+        panel.values["beta"] == "0.3" and panel.values["steps"] == "7" and panel.config == DPOConfig(beta=0.3, steps=7)
+    )
+    turn(panel, beta="0.5", loss_type="ipo")
+    assert panel.config == DPOConfig(beta=0.5, steps=7, loss_type="ipo")
+
+
+@pytest.mark.parametrize("raw", ["99", "-1", "", "many", "nan", "inf", "1e999", "<script>", True, None])
+def test_a_value_that_a_knob_cannot_hold_is_an_error_and_is_not_clamped(raw):
+    panel = Panel("07_dpo", DPOConfig())
+    turn(panel, beta=raw)
+    assert "beta must be" in panel.notes["errors"]["beta"] and panel.config is None
+    assert panel.values["beta"] == raw and not panel.notes["parameters"]
+    turn(panel, beta="1")
+    assert panel.notes["errors"] == {} and panel.config.beta == 1.0
+
+
+def test_whole_numbers_stay_whole():
+    panel = Panel("02_supervised_fine_tuning", SFTConfig())
+    turn(panel, steps="12.5")
+    assert "whole number" in panel.notes["errors"]["steps"]
+    turn(panel, steps="12")
+    assert panel.config.steps == 12
+
+
+def test_a_knob_without_effect_is_disabled_and_says_why():
+    panel = Panel("07_dpo", DPOConfig())
+    assert panel.notes["disabled"]["label_smoothing"] == "needs loss_type = 'robust'"
+    assert panel.notes["disabled"]["lora_rank"] == "needs tuning = 'lora'"
+    turn(panel, loss_type="robust", label_smoothing="0.2", tuning="lora", lora_rank="4")
+    assert not panel.notes["disabled"] and panel.config.label_smoothing == 0.2 and panel.config.lora_rank == 4
+    turn(panel, loss_type="sigmoid")  # the knob keeps what was typed, and the run does not see it
+    assert panel.config.label_smoothing == 0.0 and "label_smoothing" in panel.notes["disabled"]
+
+
+def test_the_same_rule_holds_in_the_parameters_cell():
+    with pytest.raises(ConfigError, match="lora_rank needs tuning = 'lora'"):
+        SFTConfig(lora_rank=4)
+    assert SFTConfig(tuning="lora", lora_rank=4).lora_rank == 4
+
+
+def test_what_is_copied_gives_the_same_config():
+    panel = Panel("07_dpo", DPOConfig())
+    turn(panel, beta="0.3", loss_type="ipo", data="my pairs; rm -rf.jsonl")
+    tree = ast.parse(panel.notes["parameters"])
+    values = {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body}
+    assert DPOConfig(**values) == panel.config
+    mill, lab, stage = panel.notes["command"].splitlines()
+    assert "-p beta 0.3" in mill and "-p beta=0.3" in lab and "'my pairs; rm -rf.jsonl'" in mill
+    about = json.loads(stage.split("'")[1].split("'")[0]) if stage.count("'") == 2 else None
+    assert about is None or about["beta"] == 0.3
+
+
+def test_presets_and_reset():
+    panel = Panel("02_supervised_fine_tuning", SFTConfig(steps=40))
+    for name in PRESETS:
+        panel.preset(name)
+        assert panel.config is not None, name
+    assert panel.config.model == "smoke"
+    panel.preset("a quarter of the steps")
+    assert panel.config.steps == SFTConfig().steps // 4
+    panel._do({"do": "reset"})
+    assert panel.config == SFTConfig(steps=40)
+    with pytest.raises(ConfigError, match="preset"):
+        panel.preset("best")
+    panel.set(steps=3)
+    assert panel.config.steps == 3
+    with pytest.raises(ConfigError, match="Did you mean steps"):
+        panel.set(stepps=3)
+
+
+def test_a_slider_spans_more_than_one_place():
+    for kind in NOTEBOOKS.values():
+        for field in dataclasses.fields(kind):
+            slider = describe(field)["slider"]
+            assert slider is None or slider["high"] > slider["low"]
+
+
+def test_where_no_widget_runs_the_values_stand_as_text():
+    found = Panel("02_supervised_fine_tuning", SFTConfig())._repr_mimebundle_()
+    bundle = found[0] if isinstance(found, tuple) else found
+    assert "steps = 400" in bundle["text/plain"] and "application/vnd.jupyter.widget-view+json" in bundle
