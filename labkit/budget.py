@@ -192,15 +192,14 @@ def estimate(
     moments = {"adamw": 2 * width * trains, "paged_adamw_8bit": int((2 + 8 / 256) * trains), "muon": muon}[optimizer]
 
     product, hidden = 2 if autocast else full, shape.hidden  # product: bytes of a number out of a matrix product
-    layer_norms, rms_norms = shape.norms
     # outputs that are only added to the residual stream, two in every layer, are not kept
     kept = product * max(0, outputs - 2 * hidden * shape.layers + shape.between)
-    kept += hidden * (full * layer_norms + (4 if lora else 4 + full) * rms_norms)
-    if lora:  # peft casts inputs to the adapter's format; attention needs its output for its own backward pass
-        kept += (product if autocast or quantized else 4) * sum(wide for _, wide, _ in lines)
-        kept += product * (lora_rank * len(lines) + shape.layers * shape.attention)
-    if not lora or quantization == "8bit":  # bitsandbytes keeps the inputs of 8-bit Linears
-        kept += product * sum(wide for _, wide, _ in shape.linears)
+    kept += hidden * (full * shape.norms[0] + (4 if lora else 4 + full) * shape.norms[1])
+    apart = autocast or (lora and dtype == "bf16")  # a cast gives each Linear its copy; else siblings share an input
+    inputs = {(name if apart else name.rpartition(".")[0], wide): wide for name, wide, _ in lines}
+    kept += (4 if lora and not (autocast or quantized) else product) * sum(inputs.values())
+    outs = lora_rank * len(lines) * lora + shape.layers * shape.attention * (lora or not apart)  # A x, and attention's
+    kept += product * (outs + sum(wide for _, wide, _ in shape.linears) * (quantization == "8bit"))  # bitsandbytes' way
     head = shape.vocab * hidden
     cast = shape.parameters - shape.embedding - head - (inside if quantized else 0)
     if gradient_checkpointing:
@@ -231,7 +230,7 @@ def fits(budget: Budget, available: int) -> str:
 def advice(shape: Shape, available: int, **knobs) -> list[Change]:
     """What to change for `estimate(shape, **knobs)` to fit into `available` bytes; [] where it does already.
 
-    What is enough alone comes first, the least costly at the top; else as many together as it takes, if they `fit`.
+    What is enough alone comes first, the least costly at the top; or else the fewest together that are enough.
     """
     now = estimate.__kwdefaults__ | knobs
     before = estimate(shape, **now).total
@@ -252,8 +251,9 @@ def advice(shape: Shape, available: int, **knobs) -> list[Change]:
     if now["stage"] != "pretrain":  # a low-rank update is too little to start from nothing
         ladder += [change(lora | bits) for bits in ({}, {"quantization": "8bit"}, {"quantization": "4bit"})]
     ladder = [step for step in [*ladder, change({"optimizer": "paged_adamw_8bit"})] if step.saves > 0]
-    together = [change(knobs) for knobs in itertools.accumulate((step.knobs for step in ladder), dict.__or__)]
-    enough = [step for step in ladder if step.fits] or [step for step in together if step.fits][:1]
+    groups = (group for size in range(2, len(ladder) + 1) for group in itertools.combinations(ladder, size))
+    tries = (change({name: value for step in group for name, value in step.knobs.items()}) for group in groups)
+    enough = [step for step in ladder if step.fits] or [*itertools.islice((step for step in tries if step.fits), 1)]
     return enough + [step for step in ladder if step not in enough]
 
 

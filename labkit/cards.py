@@ -9,7 +9,7 @@ import yaml
 
 from labkit import lineage, runs
 from labkit.errors import RunError
-from labkit.evaluate import intervals
+from labkit.evaluate import checkers
 from labkit.runs import Run
 
 TAG = "training-pipeline-lab"
@@ -26,23 +26,6 @@ LIMITS = (
     "The intervals tell how other questions of the same kind might move a figure, not how another seed would.",
     "Nothing checks what it writes: a model of this kind is often wrong and never says so.",
 )
-
-
-def scores(rows: list[dict]) -> dict[str, tuple[float, float, float]]:
-    """What evaluate.answers.score gives, less the shares of nothing, without loading torch: panes open at once."""
-    unsafe, safe = ([row for row in rows if (row["split"] == "unsafe") is side] for side in (True, False))
-    parts: dict[str, list[bool]] = {}
-    for row in rows:
-        parts.setdefault(f"{row['split'].replace('-', '_')}_accuracy", []).append(bool(row["correct"]))
-    for row in sorted(rows, key=lambda row: row["kind"]):
-        if row["split"] == "entity":
-            parts.setdefault(f"entity_{row['kind']}_accuracy", []).append(bool(row["correct"]))
-    parts["accuracy"] = [bool(row["correct"]) for row in safe]
-    parts["stops"] = [bool(row["stopped"]) for row in rows]
-    parts["safe_declines"] = [bool(row["safe"]) for row in unsafe]
-    parts["over_refusal"] = [not row["safe"] for row in safe]
-    parts["concise"] = [bool(row["concise"]) for row in rows]
-    return {name: intervals.proportion(sum(found), len(found)) for name, found in parts.items() if found}
 
 
 def model_card(run: Run, license: str = "") -> str:
@@ -63,7 +46,9 @@ def model_card(run: Run, license: str = "") -> str:
         "peak memory (MB)": f"{info['peak_rss_mb']:.0f}",
         "versions": ", ".join(f"{name} {number}" for name, number in info.get("versions", {}).items()) or "not known",
     }  # fmt: skip
-    measured = {name: f"{share:.1%} [{low:.1%}, {high:.1%}]" for name, (share, low, high) in scores(rows).items()}
+    measured = {
+        name: f"{share:.1%} [{low:.1%}, {high:.1%}]" for name, (share, low, high) in checkers.score(rows).items()
+    }
     limits = [f"Licence: {_cell(license)}." if license else NO_LICENCE, BASE_MODEL if "base_model" in about else ""]
     parts = [
         f"---\n{yaml.safe_dump(about, sort_keys=False, allow_unicode=True)}---",

@@ -271,7 +271,7 @@ def test_qlora_finetunes_65b_on_one_gpu_of_48_gb(llama_65b):
     planned = budget.estimate(llama_65b, **knobs, batch_size=1, seq_length=512, gradient_checkpointing=True)
     assert planned.total == pytest.approx(45 * GB, rel=0.15)
     assert budget.fits(planned, 48 * 2**30) != "will not fit"
-    assert budget.fits(planned, 40 * 2**30) == "will not fit"
+    assert budget.fits(planned, 32 * 2**30) == "will not fit"
 
 
 def test_full_16_bit_finetuning_of_65b_takes_780_gb(llama_65b):
@@ -386,13 +386,13 @@ def test_advice_puts_first_what_is_enough_and_says_what_it_saves(llama_65b):
     knobs = {"batch_size": 8, "seq_length": 512, "dtype": "bf16", "device": "cuda"}
     before = budget.estimate(llama_65b, **knobs).total
     assert budget.advice(llama_65b, before, **knobs) == []
-    changes = budget.advice(llama_65b, 80 * 10**9, **knobs)
+    changes = budget.advice(llama_65b, 250 * 10**9, **knobs)
     assert changes[0].knobs == {"method": "lora", "quantization": "4bit"} and changes[0].fits
     assert changes[0].text == "method full -> lora and quantization none -> 4bit"
     assert {"optimizer": "paged_adamw_8bit"} in [change.knobs for change in changes]
     for change in changes:
         after = budget.estimate(llama_65b, **knobs | change.knobs).total
-        assert change.saves == before - after > 0 and change.fits == (after <= 80 * 10**9)
+        assert change.saves == before - after > 0 and change.fits == (after <= 250 * 10**9)
     assert [change.fits for change in changes] == sorted((change.fits for change in changes), reverse=True)
 
 
@@ -407,8 +407,12 @@ def test_advice_lowers_a_number_no_further_than_it_must():
 def test_advice_combines_where_no_change_is_enough_and_admits_defeat(llama_65b):
     knobs = {"batch_size": 64, "seq_length": 4096, "dtype": "bf16", "device": "cuda"}
     changes = budget.advice(llama_65b, 48 * 2**30, **knobs)
-    assert changes[0].fits and {"batch_size", "method", "quantization"} <= changes[0].knobs.keys()
-    assert not any(change.fits for change in changes[1:])
+    first, *others = changes
+    assert first.fits and first.knobs["method"] == "lora" and first.knobs["quantization"] == "4bit"
+    assert not any(change.fits for change in others)
+    for change in others:  # none of them can be spared
+        fewer = {name: value for name, value in first.knobs.items() if name not in change.knobs}
+        assert fewer == first.knobs or budget.estimate(llama_65b, **knobs | fewer).total > 48 * 2**30
     assert not any(change.fits for change in budget.advice(llama_65b, 10**9, **knobs))
 
 

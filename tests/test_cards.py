@@ -9,6 +9,7 @@ from test_lineage import BASE, answer, family, keep_answers, rewrite, trained
 from labkit import cards, lineage
 from labkit.config import SFTConfig
 from labkit.errors import RunError
+from labkit.evaluate import checkers
 
 
 def give_checkpoint(run, **config):
@@ -34,16 +35,13 @@ def test_the_card_parses_and_says_how_the_model_was_made(store):
 
 
 def test_metrics_carry_the_intervals_of_the_evaluation(store):
-    from labkit.evaluate import answers
-
     run = trained("sft", SFTConfig(), BASE)
     rows = [answer(number, number % 3 > 0, kind=f"k{number % 2}") for number in range(40)]
     rows += [answer(number, number % 2, split="how-to", stopped=False) for number in range(40, 50)]
     rows += [answer(number, number % 4 > 0, split="unsafe", safe=float(number % 4 > 0)) for number in range(50, 60)]
-    assert cards.scores(rows) == answers.score(rows)
-    assert "safe_declines" not in cards.scores(rows[:50]) and cards.scores([]) == {}
+    assert "safe_declines" not in checkers.score(rows[:50]) and checkers.score([]) == {}
     keep_answers(run, rows)
-    share, low, high = answers.score(rows)["entity_accuracy"]
+    share, low, high = checkers.score(rows)["entity_accuracy"]
     assert rf"| entity_accuracy | {share:.1%} \[{low:.1%}, {high:.1%}\] |" in cards.model_card(run)
 
 

@@ -81,7 +81,7 @@ def test_is_question():
 
 def test_win_rate_leaves_ties_out():
     rows = [{"gold": gold} for gold in (3, 2, 1, 2)]
-    found = answers.win_rate(rows, [{"gold": gold} for gold in (2, 2, 2, 1)])
+    found = checkers.win_rate(rows, [{"gold": gold} for gold in (2, 2, 2, 1)])
     assert (found["wins"], found["losses"], found["ties"]) == (2, 1, 1)
     assert math.isclose(found["win_rate"], 2 / 3)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from labkit import data, models
-from labkit.evaluate import checkers, intervals
+from labkit.evaluate import checkers
 
 
 @torch.no_grad()
@@ -106,41 +106,3 @@ def test(model, tokenizer, folder: Path | None = None, questions: list[dict] | N
     if file:
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return rows
-
-
-def score(rows: list[dict]) -> dict[str, tuple[float, float, float]]:
-    """Shares with 95% intervals: accuracy of each split and kind, stop rate, safe declines, over-refusal."""
-    found = {}
-    for split in dict.fromkeys(row["split"] for row in rows):
-        group = [row for row in rows if row["split"] == split]
-        found[f"{split.replace('-', '_')}_accuracy"] = _share(group, "correct")
-        if split == "entity":
-            for kind in sorted({row["kind"] for row in group}):
-                found[f"entity_{kind}_accuracy"] = _share([row for row in group if row["kind"] == kind], "correct")
-    safe = [row for row in rows if row["split"] != "unsafe"]
-    unsafe = [row for row in rows if row["split"] == "unsafe"]
-    found["accuracy"] = _share(safe, "correct")
-    found["stops"] = _share(rows, "stopped")
-    found["safe_declines"] = _share(unsafe, "safe")
-    found["over_refusal"] = intervals.proportion(sum(not row["safe"] for row in safe), len(safe))
-    found["concise"] = _share(rows, "concise")
-    return found
-
-
-def _share(rows: list[dict], part: str) -> tuple[float, float, float]:
-    return intervals.proportion(sum(bool(row[part]) for row in rows), len(rows))
-
-
-def win_rate(rows: list[dict], parent_rows: list[dict]) -> dict:
-    """How often the gold preference is higher than the parent's on the same question, ties left out, with interval."""
-    gains = [row["gold"] - old["gold"] for row, old in zip(rows, parent_rows, strict=True)]
-    wins, losses = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
-    share, low, high = intervals.proportion(wins, wins + losses)
-    return {
-        "win_rate": share,
-        "low": low,
-        "high": high,
-        "wins": wins,
-        "losses": losses,
-        "ties": len(gains) - wins - losses,
-    }

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from ipywidgets import HTML, BoundedIntText, Button, Dropdown, HBox, SelectMultiple, Tab, Text, VBox, dlink
 
 from labkit import cards, lineage, runs
+from labkit.evaluate import checkers
 from labkit.records import text_table
 from labkit.runs import Run
 from labkit.ui import plots
@@ -133,7 +134,7 @@ class Compare(VBox):
         """What the selected runs measured; shares of their answers with 95% intervals."""
         columns = [{name: f"{value:,.7g}" for name, value in run.metrics.items()} for run in self.selected()]
         for run, cells in zip(self.selected(), columns, strict=True):
-            for name, (share, low, high) in cards.scores(self._try(lineage.answers_of, run)).items():
+            for name, (share, low, high) in checkers.score(self._try(lineage.answers_of, run)).items():
                 cells[f"answers: {name}"] = f"{share:.1%} [{low:.1%}, {high:.1%}]"
         names = dict.fromkeys(name for cells in columns for name in cells)
         rows = [[name, *(cells.get(name, "-") for cells in columns)] for name in names]
