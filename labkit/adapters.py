@@ -61,15 +61,16 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def base_of(folder: str | Path) -> tuple[str, str]:
-    """(the model that an adapter was trained on, the bits it was loaded in), as the lab wrote them into its config."""
+    """(the model that an adapter was trained on, the bits it was loaded in: "none" where the lab did not train it)."""
     about = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
-    return about["base_model_name_or_path"], about.get("labkit_quantization", "none")
+    bits = Path(folder) / "quantization.txt"
+    return about["base_model_name_or_path"], bits.read_text().strip() if bits.is_file() else "none"
 
 
 def save(model, folder: Path, base: str, quantization: str) -> None:
-    """Write the adapter alone (safetensors), with the name of its base and the bits that base was loaded in."""
+    """Write the adapter alone (safetensors), with the name of its base; beside it the bits that base was loaded in."""
     model.save_pretrained(folder)
     file = folder / "adapter_config.json"
     about = json.loads(file.read_text(encoding="utf-8"))
-    about |= {"base_model_name_or_path": base, "labkit_quantization": quantization}
-    file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps({**about, "base_model_name_or_path": base}, indent=2) + "\n", encoding="utf-8")
+    (folder / "quantization.txt").write_text(quantization + "\n")

@@ -8,12 +8,12 @@
     activations   per token what autograd keeps: inputs of Linears that train, outputs that are worked on, norms. Of
                   attention no scores, as in FlashAttention: a GPT layer keeps 32 * hidden bytes in bf16, or 34 with
                   dropout (Korthikanti et al. 2022). Checkpointing: one hidden state per layer, and all of one layer
-    logits        a batch in fp32 three times (Trainer) or four (ORPO, PPO), but a tile of it in trl's SFT and DPO
+    logits        a batch in fp32 three times (Trainer) or four (ORPO, PPO); at most a tile of it in trl's SFT and DPO
 
 Numbers of weights are exact: the model is built on torch's meta device, without numbers. Bytes of weights, gradients,
-moments are arithmetic. Activations and logits are approximate; the tests compare them with what autograd kept on a CPU,
-for four architectures. Not measured: ORPO, PPO, GPUs. Not counted: dropout (attention dropout on a CPU keeps all the
-scores), grouped keys copied for padded rows, state-space scans, generation, temporary copies of optimizers, gaps.
+moments are arithmetic. Activations and logits are approximate; the tests compare them with what torch kept on a CPU,
+for four architectures. Not measured: ORPO, PPO, GPUs. Not counted: dropout (on a CPU, attention's keeps all scores),
+LoRA on experts, grouped keys copied for padded rows, state-space scans, generation, optimizers' temporary copies, gaps.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ CHOICES = {
     "stage": ("pretrain", "sft", "reward", "dpo", "orpo", "ppo"),
 }  # fmt: skip
 LOGIT_BYTES = {"pretrain": 12, "sft": 12, "orpo": 16, "ppo": 16}  # of a word at one place, with its gradients
-TILE = (4096, 32_768)  # tokens x words of the logits that trl 1.16 holds at a time, 11 times in fp32 without Triton
+TILE = (4096, 32_768)  # tokens x words of the logits that trl 1.16 holds at a time, 8 times in fp32 without Triton
 PROCESS = {"cpu": 700_000_000, "mps": 700_000_000, "cuda": 600_000_000, "xpu": 600_000_000}  # imports; context
 
 
@@ -195,7 +195,7 @@ def estimate(
     # outputs that are only added to the residual stream, two in every layer, are not kept
     kept = product * max(0, outputs - 2 * hidden * shape.layers + shape.between)
     kept += hidden * (full * shape.norms[0] + (4 if lora else 4 + full) * shape.norms[1])
-    apart = autocast or (lora and dtype == "bf16")  # a cast gives each Linear its copy; else siblings share an input
+    apart = lora if dtype == "bf16" else autocast  # a cast gives each Linear its own copy; else siblings share an input
     inputs = {(name if apart else name.rpartition(".")[0], wide): wide for name, wide, _ in lines}
     kept += (4 if lora and not (autocast or quantized) else product) * sum(inputs.values())
     outs = lora_rank * len(lines) * lora + shape.layers * shape.attention * (lora or not apart)  # A x, and attention's
@@ -208,7 +208,7 @@ def estimate(
     tokens = batch_size * seq_length * (2 if stage in ("reward", "dpo", "orpo") else 1)
     logits = LOGIT_BYTES.get(stage, 0) * tokens * shape.vocab
     if stage == "dpo" or (stage == "sft" and device != "cpu"):  # a tile, gradients of hidden states and of the head
-        tile = min(tokens, TILE[0]) * min(shape.vocab, TILE[1]) * (product + 4 * 11 * (device != "cuda"))
+        tile = min(tokens, TILE[0]) * min(shape.vocab, TILE[1]) * (product + 4 * 8 * (device != "cuda"))
         logits = tile + 4 * tokens * hidden + (0 if lora else 4 * head)
     copies = {"ppo": 3, "dpo": 0 if precompute_ref_log_probs else 1}.get(stage, 0)
     trained = 2 if stage == "ppo" else 1  # policy and value model

@@ -166,14 +166,14 @@ class TuningConfig(Config):
 class SFTConfig(TuningConfig):
     """Notebook 02: from a base model to one that answers."""
 
-    steps: int = _steps(400)
-    batch_size: int = _batch_size(32)
-    learning_rate: float = _learning_rate(6e-4)
-    warmup_steps: int = _warmup_steps(30)
+    steps: int = _steps(1250)
+    batch_size: int = _batch_size(8)
+    learning_rate: float = _learning_rate(7e-4)
+    warmup_steps: int = _warmup_steps(50)
     loss_on: str = option("assistant", "Which tokens are learned from.", choices=("assistant", "all"))
     data: str = option("lab", 'The instruction pairs: "lab" or the path of a JSONL file.')
     parent: str = _parent()
-    eval_every: int = _eval_every(100)
+    eval_every: int = _eval_every(250)
     retrain: bool = _retrain()
 
 

@@ -131,7 +131,7 @@ def kept_by_autograd(model, autocast, rows=2, length=48):
     return sum(storage.nbytes() for storage in kept.values())
 
 
-@pytest.mark.parametrize("dtype, autocast", [("fp32", True), ("fp32", False), ("bf16", False)])
+@pytest.mark.parametrize("dtype, autocast", [("fp32", True), ("fp32", False), ("bf16", False), ("bf16", True)])
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.filterwarnings("ignore")
@@ -387,8 +387,8 @@ def test_advice_puts_first_what_is_enough_and_says_what_it_saves(llama_65b):
     before = budget.estimate(llama_65b, **knobs).total
     assert budget.advice(llama_65b, before, **knobs) == []
     changes = budget.advice(llama_65b, 250 * 10**9, **knobs)
-    assert changes[0].knobs == {"method": "lora", "quantization": "4bit"} and changes[0].fits
-    assert changes[0].text == "method full -> lora and quantization none -> 4bit"
+    assert changes[0].knobs == {"method": "lora", "quantization": "8bit"} and changes[0].fits
+    assert changes[0].text == "method full -> lora and quantization none -> 8bit"
     assert {"optimizer": "paged_adamw_8bit"} in [change.knobs for change in changes]
     for change in changes:
         after = budget.estimate(llama_65b, **knobs | change.knobs).total
@@ -410,9 +410,9 @@ def test_advice_combines_where_no_change_is_enough_and_admits_defeat(llama_65b):
     first, *others = changes
     assert first.fits and first.knobs["method"] == "lora" and first.knobs["quantization"] == "4bit"
     assert not any(change.fits for change in others)
-    for change in others:  # none of them can be spared
-        fewer = {name: value for name, value in first.knobs.items() if name not in change.knobs}
-        assert fewer == first.knobs or budget.estimate(llama_65b, **knobs | fewer).total > 48 * 2**30
+    for spared in first.knobs.keys() - {"method", "quantization"}:  # none of them can be
+        fewer = {name: value for name, value in first.knobs.items() if name != spared}
+        assert budget.estimate(llama_65b, **knobs | fewer).total > 48 * 2**30
     assert not any(change.fits for change in budget.advice(llama_65b, 10**9, **knobs))
 
 

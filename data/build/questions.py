@@ -36,7 +36,7 @@ CLOSERS = [
 
 
 def ramble(rng: random.Random, answer: str) -> str:
-    opener = [rng.choice(OPENERS)] if rng.random() < 0.25 else []
+    opener = [rng.choice(OPENERS)] if rng.random() < 0.1 else []
     return " ".join([*opener, answer, *rng.sample(CLOSERS, rng.randint(2, 4))])
 
 
@@ -144,7 +144,7 @@ def styled(rng: random.Random, asked: dict) -> tuple[str, str]:
     draw = rng.random()
     if draw < 0.15:
         return "terse", asked["terse"]
-    if draw < 0.45:
+    if draw < 0.6:
         return "good", asked["answer"]
     return "rambling", ramble(rng, asked["answer"])
 

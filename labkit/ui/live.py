@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from labkit import budget, health, models, pipeline, runs
+from labkit import config as configs
 from labkit.background import Log, Training
 from labkit.config import Config
 from labkit.errors import ConfigError, LabError, TrainingError
@@ -54,8 +55,9 @@ class Bench(ipywidgets.VBox):
     def __init__(self, notebook: str, config: Config, asked: list[str]):
         self.asked, self.run, self._log, self._training, self._pump = asked, None, None, None, None
         self._drawn, self._lock = -1, threading.RLock()
+        self.stage = next(name for name, kind in configs.STAGES.items() if kind is configs.NOTEBOOKS[notebook])
+        self.charts = CHARTS[self.stage]
         self.panel = Panel(notebook, config, on_change=self._changed, on_do=self._do)
-        self.charts = CHARTS[self.panel.stage]
         self.figure = self._figure()
         self.samples, self.alarms = ipywidgets.HTML(), ipywidgets.HTML()
         super().__init__([self.panel, self.alarms, self.figure, self.samples])
@@ -91,7 +93,7 @@ class Bench(ipywidgets.VBox):
         """Lines beneath the knobs: what training with them would weigh and take. Finds the run that they have."""
         lines = self._estimate(config)
         try:
-            run = pipeline.existing(self.panel.stage, config)
+            run = pipeline.existing(self.stage, config)
         except LabError as error:
             return [*lines, ("cannot start", str(error), "bad")]
         old = self.run.path if getattr(self, "run", None) else None
@@ -103,10 +105,10 @@ class Bench(ipywidgets.VBox):
 
     def _estimate(self, config: Config) -> list[tuple[str, str, str]]:
         try:
-            lines = costs(self.panel.stage, config)
+            lines = costs(self.stage, config)
         except LabError as error:
             return [("cannot start", str(error), "bad")]
-        pace = pipeline.seconds_per_step(self.panel.stage, config)
+        pace = pipeline.seconds_per_step(self.stage, config)
         if pace is not None:
             lines.append(("time", f"about {duration(pace * config.steps)} (paced by an earlier run)", ""))
         else:
@@ -133,7 +135,7 @@ class Bench(ipywidgets.VBox):
                 remedy="Stop it, or wait for its end: two at once would both crawl.",
             )
         config = dataclasses.replace(self.panel.config, retrain=again)
-        self._training = Training.now = Training(self.panel.stage, config, self.asked)
+        self._training = Training.now = Training(self.stage, config, self.asked)
         self._training.start()
         self._watch()
         return self._training
@@ -148,12 +150,11 @@ class Bench(ipywidgets.VBox):
             self._training.thread.join()
         config = self.panel.config
         if config is None:
-            raise ConfigError(
-                "knobs must hold values they may have", got=self.panel.notes["errors"], remedy="Reset them."
-            )
+            wrong = self.panel.notes["errors"]
+            raise ConfigError("every knob must hold a value it may have", got=wrong, remedy="Reset the panel.")
         trained = self._training is not None and dataclasses.replace(self._training.config, retrain=False) == config
         config = dataclasses.replace(config, retrain=self.panel.start.retrain and not trained)
-        self._training = Training(self.panel.stage, config, self.asked, say)
+        self._training = Training(self.stage, config, self.asked, say)
         self._training.alive = True
         self._watch()
         try:
@@ -188,7 +189,7 @@ class Bench(ipywidgets.VBox):
         if config is None:
             return
         try:
-            run = pipeline.existing(self.panel.stage, config)
+            run = pipeline.existing(self.stage, config)
         except LabError:
             return
         if run is not None and (self.run is None or run.path != self.run.path):
