@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labkit import pipeline, runs
 from labkit.config import Config
-from labkit.errors import LabError
+from labkit.errors import LabError, TrainingError
 from labkit.evaluate import answers
 
 
@@ -25,9 +25,20 @@ class Training:
         self.stopping, self.alive, self.error, self.said = threading.Event(), False, "", ""
         self.thread: threading.Thread | None = None
 
+    def claim(self) -> None:
+        """Become the training of this process. Raises TrainingError where there is one."""
+        now = Training.now
+        if now is not None and now is not self and now.alive:
+            raise TrainingError(
+                "a training is running in this kernel already",
+                got=f"{now.stage} of {now.config.model}",
+                remedy="Stop it, or wait for its end: two at once would both crawl.",
+            )
+        Training.now, self.alive = self, True
+
     def go(self) -> runs.Run:
         """Train and return the run; raises what the stage raises."""
-        Training.now, self.alive = self, True
+        self.claim()
         try:
             return pipeline.train_stage(self.stage, self.config, say=self._say, stop=self.stopping, at_look=self._look)
         finally:
@@ -42,7 +53,7 @@ class Training:
             except Exception as error:  # a thread has nobody above it to tell
                 self.error = f"{type(error).__name__}: {error}"
 
-        self.alive, Training.now = True, self
+        self.claim()
         self.thread = threading.Thread(target=quietly, daemon=True, name=f"training-{self.stage}")
         self.thread.start()
 

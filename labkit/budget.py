@@ -243,18 +243,18 @@ def advice(shape: Shape, available: int, **knobs) -> list[Change]:
         return Change(text, new, before - after, after <= available)
 
     def least(name: str, low: int) -> Change:  # halved no more often than it takes
-        tries = [change({name: max(low, now[name] >> by)}) for by in range(now[name].bit_length())]
+        tries = [change({name: min(now[name], max(low, now[name] >> by))}) for by in range(now[name].bit_length())]
         return next((step for step in tries if step.fits), tries[-1])
 
     lora = {} if now["method"] == "lora" else {"method": "lora"}
     ladder = [least("batch_size", 1), change({"gradient_checkpointing": True}), least("seq_length", 64)]
     if now["stage"] != "pretrain":  # a low-rank update is too little to start from nothing
         ladder += [change(lora | bits) for bits in ({}, {"quantization": "8bit"}, {"quantization": "4bit"})]
-    ladder = [step for step in [*ladder, change({"optimizer": "paged_adamw_8bit"})] if step.saves > 0]
+    ladder = [step for step in [*ladder, change({"optimizer": "paged_adamw_8bit"})] if step.saves]
     groups = (group for size in range(2, len(ladder) + 1) for group in itertools.combinations(ladder, size))
     tries = (change({name: value for step in group for name, value in step.knobs.items()}) for group in groups)
     enough = [step for step in ladder if step.fits] or [*itertools.islice((step for step in tries if step.fits), 1)]
-    return enough + [step for step in ladder if step not in enough]
+    return enough + [step for step in ladder if step.saves > 0 and step not in enough]
 
 
 def available_bytes(device: str = "cpu") -> int:

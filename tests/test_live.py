@@ -65,7 +65,9 @@ def test_a_second_training_is_refused(bench):
     with pytest.raises(TrainingError, match="running in this kernel already"):
         second.finish(say=lambda line: None)
     until(lambda: bench.run is not None and bench.run.status == "running")
-    bench.panel._do({"do": "stop"})
+    third = live.Bench("02_supervised_fine_tuning", config(steps=4000), ["Hello"])  # the cell was run once more
+    assert "stop" in third.panel.state["can"] and third.run.id == bench.run.id
+    third.panel._do({"do": "stop"})
     until(lambda: bench.run.status == "stopped" and not background.Training.now.alive)
 
 

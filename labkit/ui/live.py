@@ -19,7 +19,7 @@ from labkit import budget, health, models, pipeline, runs
 from labkit import config as configs
 from labkit.background import Log, Training
 from labkit.config import Config
-from labkit.errors import ConfigError, LabError, TrainingError
+from labkit.errors import ConfigError, LabError
 from labkit.ui import plots
 from labkit.ui.panel import Panel
 from labkit.ui.text import safe_html
@@ -54,27 +54,31 @@ class Bench(ipywidgets.VBox):
 
     def __init__(self, notebook: str, config: Config, asked: list[str]):
         self.asked, self.run, self._log, self._training, self._pump = asked, None, None, None, None
-        self._drawn, self._lock = -1, threading.RLock()
+        self._drawn, self._views, self._lock = -1, 0, threading.RLock()
         self.stage = next(name for name, kind in configs.STAGES.items() if kind is configs.NOTEBOOKS[notebook])
         self.charts = CHARTS[self.stage]
         self.panel = Panel(notebook, config, on_change=self._changed, on_do=self._do)
         self.figure = self._figure()
         self.samples, self.alarms = ipywidgets.HTML(), ipywidgets.HTML()
         super().__init__([self.panel, self.alarms, self.figure, self.samples])
+        self._drawn = -1  # answers and alarms are still to be shown
         self.refresh()
 
     def _figure(self) -> go.FigureWidget:
+        """The charts with what is logged so far: a view drawn later knows only what the figure was made with."""
         titles = [f"{title} ({unit})" if unit else title for title, unit, _ in self.charts]
         columns = 3 if len(self.charts) % 3 == 0 else 2
         lines = -(-len(self.charts) // columns)
         grid = make_subplots(lines, columns, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.08)
-        figure = go.FigureWidget(grid)
+        figure, rows = grid, self._log.read() if self._log else []
+        self._drawn = len(rows)
         colours = list(plots.COLOURS.values())
         for place, (_, _, names) in enumerate(self.charts):
-            for n, label in enumerate(names.values()):
+            for n, (name, label) in enumerate(names.items()):
+                x, y = self._points(rows, name)
                 mode = "lines+markers" if label == "held out" else "lines"
                 figure.add_scatter(
-                    name=label, mode=mode, line={"color": colours[n]}, showlegend=len(names) > 1,
+                    x=x, y=y, name=label, mode=mode, line={"color": colours[n]}, showlegend=len(names) > 1,
                     legendgroup=label, row=place // columns + 1, col=place % columns + 1,
                 )  # fmt: skip
         seen: set[str] = set()
@@ -85,7 +89,7 @@ class Bench(ipywidgets.VBox):
         figure.update_layout(legend={"orientation": "h", "y": -0.12}, **plots.PAPER)
         figure.update_xaxes(title="step", **plots.GRID)
         figure.update_yaxes(**plots.GRID)
-        return figure
+        return go.FigureWidget(figure)
 
     # What a change of the knobs shows
 
@@ -118,7 +122,13 @@ class Bench(ipywidgets.VBox):
     # Train, stop, resume
 
     def _do(self, what: str) -> None:
-        if what == "stop":
+        if what == "shown":  # by a page that was loaded again: its charts start from what the figure was made with
+            with self._lock:
+                if self._views:
+                    self.figure = self._figure()
+                    self.children = [self.panel, self.alarms, self.figure, self.samples]
+                self._views += 1
+        elif what == "stop":
             if self._training is not None:
                 self._training.stopping.set()
         elif self.panel.config is not None:
@@ -127,18 +137,12 @@ class Bench(ipywidgets.VBox):
 
     def train(self, again: bool = False) -> "Training":
         """Start training in the background, or go on with a stopped run. Raises TrainingError where one is running."""
-        now = Training.now
-        if now is not None and now.alive:
-            raise TrainingError(
-                "a training is running in this kernel already",
-                got=f"{now.stage} of {now.config.model}",
-                remedy="Stop it, or wait for its end: two at once would both crawl.",
-            )
         config = dataclasses.replace(self.panel.config, retrain=again)
-        self._training = Training.now = Training(self.stage, config, self.asked)
-        self._training.start()
+        training = Training(self.stage, config, self.asked)
+        training.start()
+        self._training = training
         self._watch()
-        return self._training
+        return training
 
     def finish(self, say=print) -> tuple[Config, runs.Run]:
         """(config, run) of the knobs as they stand: waits for the training that was started here, else trains now.
@@ -154,8 +158,9 @@ class Bench(ipywidgets.VBox):
             raise ConfigError("every knob must hold a value it may have", got=wrong, remedy="Reset the panel.")
         trained = self._training is not None and dataclasses.replace(self._training.config, retrain=False) == config
         config = dataclasses.replace(config, retrain=self.panel.start.retrain and not trained)
-        self._training = Training(self.stage, config, self.asked, say)
-        self._training.alive = True
+        training = Training(self.stage, config, self.asked, say)
+        training.claim()
+        self._training = training
         self._watch()
         try:
             run = self._training.go()
@@ -203,7 +208,17 @@ class Bench(ipywidgets.VBox):
         with self._lock:
             self._refresh()
 
+    def _adopt(self) -> None:
+        """Take over the training of these very knobs that another view of this kernel started."""
+        now, mine = Training.now, self._training is not None and self._training.alive
+        if now is None or not now.alive or mine or now.stage != self.stage or self.panel.config is None:
+            return
+        if dataclasses.replace(now.config, retrain=False) == self.panel.config:
+            self._training = now
+            self._watch()
+
     def _refresh(self) -> None:
+        self._adopt()
         rows = self._log.read() if self._log else []
         self.panel.state = self._state(rows)
         if len(rows) != self._drawn:
@@ -272,8 +287,10 @@ class Bench(ipywidgets.VBox):
         names = [name for _, _, chart in self.charts for name in chart]
         with self.figure.batch_update():
             for trace, name in zip(self.figure.data, names, strict=True):
-                points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-                trace.x, trace.y = plots.thinned(points, MOST_POINTS)
+                trace.x, trace.y = self._points(rows, name)
+
+    def _points(self, rows: list[dict], name: str) -> tuple[list[float], list[float]]:
+        return plots.thinned([(row["step"], row[name]) for row in rows if row.get(name) is not None], MOST_POINTS)
 
     def _show_samples(self) -> None:
         file = self.run.path / "samples.jsonl" if self.run is not None else None

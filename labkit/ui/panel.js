@@ -154,6 +154,7 @@ function render({ model, el }) {
   showValues();
   showNotes();
   showState();
+  say({ do: "shown" });
 }
 
 export default { render };

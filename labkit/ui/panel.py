@@ -56,7 +56,8 @@ class Panel(anywidget.AnyWidget):
     """Knobs of a notebook. `panel.config` is the Config they stand for, or None while one of them is wrong.
 
     notebook: a key of config.NOTEBOOKS. config: where the knobs start. on_change(config) is called after every valid
-    change and returns [(name, text, level)] to show beneath; on_do(what) gets "train", "stop" and "again".
+    change and returns [(name, text, level)] to show beneath; on_do(what) gets "train", "stop", "again", and "shown"
+    whenever a page shows the panel.
     """
 
     _esm = HERE / "panel.js"
@@ -157,7 +158,7 @@ class Panel(anywidget.AnyWidget):
                 self.preset(str(content.get("name")))
             elif what == "reset":
                 self.values = self._shown(self.start)
-            elif what in ("train", "stop", "again") and self.on_do is not None:
+            elif what in ("train", "stop", "again", "shown") and self.on_do is not None:
                 self.on_do(what)
         except LabError as error:
             self.state = {**self.state, "error": str(error)}

@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from labkit.ui.text import safe_html
+from labkit.ui.text import safe_html, safe_text
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = {"base": "#0072B2", "instruction": "#E69F00", "aligned": "#009E73", "other": "#CC79A7", "grey": "#7f7f7f"}
@@ -92,11 +92,11 @@ class Table:
 
 
 def _plain(value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else safe_text(str(value))
 
 
 def _cell(value) -> str:
-    return safe_html(_plain(value))
+    return f"{value:.3g}" if isinstance(value, float) else safe_html(str(value))
 
 
 class Tokens:
@@ -117,4 +117,5 @@ class Tokens:
         return f"<div style='font-family:monospace;line-height:1.9'>{''.join(spans)}{key}</div>"
 
     def __repr__(self) -> str:
-        return "".join(f"[{piece}]" if learned else piece for piece, learned in self.tokens) + "   ([..]: learned from)"
+        text = "".join(f"[{piece}]" if learned else piece for piece, learned in self.tokens)
+        return safe_text(text) + "   ([..]: learned from)"

@@ -10,7 +10,7 @@ import ipywidgets
 import torch
 
 from labkit import data, models
-from labkit.ui.text import safe_html
+from labkit.ui.text import safe_html, safe_text
 
 COLOURINGS = ("learned or masked", "probability", "loss")
 
@@ -94,4 +94,4 @@ class TokenView(ipywidgets.VBox):
         """The widget, with the row as HTML and plain text for where no widget runs."""
         found = super()._repr_mimebundle_(**options) or {}
         ids = self.rows[0]["input_ids"] if self.rows else []
-        return {**found, "text/html": self.text.value, "text/plain": self.tokenizer.decode(ids)}
+        return {**found, "text/html": self.text.value, "text/plain": safe_text(self.tokenizer.decode(ids))}
