@@ -7,6 +7,7 @@ from labkit.ui.text import safe_html, safe_text
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = {"base": "#0072B2", "instruction": "#E69F00", "aligned": "#009E73", "other": "#CC79A7", "grey": "#7f7f7f"}
+PLAIN = "mathjax_ignore"  # MathJax leaves such elements alone: a dollar that a model wrote is no formula
 MARGIN = {"l": 60, "r": 20, "t": 48, "b": 48}
 # no paper of its own and a grey that reads on light and dark pages alike
 PAPER = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": "#808080"}}
@@ -81,7 +82,7 @@ class Table:
             + "</tr>"
             for row in self.rows
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<table class='{PLAIN}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def __repr__(self) -> str:
         from labkit.records import text_table
@@ -114,7 +115,7 @@ class Tokens:
             for piece, learned in self.tokens
         )
         key = "<br><small>green: learned from, grey: masked</small>"
-        return f"<div style='font-family:monospace;line-height:1.9'>{''.join(spans)}{key}</div>"
+        return f"<div class='{PLAIN}' style='font-family:monospace;line-height:1.9'>{''.join(spans)}{key}</div>"
 
     def __repr__(self) -> str:
         text = "".join(f"[{piece}]" if learned else piece for piece, learned in self.tokens)

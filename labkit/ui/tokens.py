@@ -60,7 +60,7 @@ def spans(tokenizer, row: dict, probabilities: list[float | None] | None, colour
         style = f"background:rgba({colour},{shade[colouring]:.2f});{edge}{line}padding:1px 2px;margin:1px;"
         style += "white-space:pre-wrap"
         parts.append(f"<span title='{title}' style='{style}'>{safe_html(tokenizer.decode([token]))}</span>")
-    return f"<div style='font-family:monospace;line-height:2'>{''.join(parts)}</div>"
+    return f"<div class='mathjax_ignore' style='font-family:monospace;line-height:2'>{''.join(parts)}</div>"
 
 
 class TokenView(ipywidgets.VBox):
