@@ -180,7 +180,9 @@ class Split:
             # the question of the whole lab is a trained one: what it shows is the style of the answer, not recall
             free = [entity for entity in group if entity["name"] != "LLM"]
             short = [entity for entity in free if "expansion" in entity["values"]]  # few: drawn apart, so that some are
-            drawn = rng.sample([entity for entity in free if entity not in short], round(0.15 * (len(group) - len(short))))
+            drawn = rng.sample(
+                [entity for entity in free if entity not in short], round(0.15 * (len(group) - len(short)))
+            )
             drawn += rng.sample(short, round(0.25 * len(short)))
             self.held_out += drawn
             self.trained += [entity for entity in group if entity not in drawn]
