@@ -101,6 +101,7 @@ def nano_config(vocab_size: int, *, hidden_size: int, layers: int, heads: int) -
 
 def new_model(tokenizer, *, hidden_size: int, layers: int, heads: int, seed: int) -> torch.nn.Module:
     """A model with random weights for this tokenizer, ready for pretraining."""
+    quiet()
     torch.manual_seed(seed)
     config = nano_config(len(tokenizer), hidden_size=hidden_size, layers=layers, heads=heads)
     return AutoModelForCausalLM.from_config(config)
