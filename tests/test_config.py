@@ -99,7 +99,7 @@ def test_configure_takes_the_notebooks_variables():
 def test_smoke_shortens_only_defaults_and_says_so(capsys):
     smoke = module.configure("02_supervised_fine_tuning", SFTConfig(model="smoke").as_dict())
     assert (smoke.steps, smoke.eval_every) == (4, 2)
-    assert "steps 400 -> 4, eval_every 100 -> 2" in capsys.readouterr().out
+    assert "steps 1250 -> 4, eval_every 250 -> 2" in capsys.readouterr().out
     smoke = module.configure("02_supervised_fine_tuning", SFTConfig(model="smoke", steps=9).as_dict())
     assert (smoke.steps, smoke.eval_every) == (9, 2)
     assert "steps" not in capsys.readouterr().out
