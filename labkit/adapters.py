@@ -46,6 +46,9 @@ def attach(model: torch.nn.Module, config: TuningConfig) -> torch.nn.Module:
     adapter = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        use_rslora=config.lora_variant == "rslora",
+        use_dora=config.lora_variant == "dora",
         target_modules=targets(model, config.target_modules),
         task_type="CAUSAL_LM",
     )

@@ -29,7 +29,7 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Conv1D, PretrainedConfig
 
-from labkit import data, models
+from labkit import data, fetch, models
 from labkit.errors import ConfigError, ModelError
 
 BYTES = {"fp32": 4, "bf16": 2}
@@ -85,11 +85,12 @@ class Change:
 
 
 def shape(source: str | Path | PretrainedConfig) -> Shape:
-    """The shape of "nano", "smoke", a folder or Hub id with config.json, or a config; no weights. Raises ModelError."""
+    """The shape of "nano", "smoke", "smol", a folder or Hub id with config.json, or a config; no weights. Raises ModelError."""
     models.quiet()
     try:
         if not isinstance(source, PretrainedConfig):
-            folder, smoke = data.BASE if str(source) in ("nano", "smoke") else source, str(source) == "smoke"
+            smoke = str(source) == "smoke"
+            folder = data.BASE if str(source) in ("nano", "smoke") else fetch.resolve(source)
             source = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             source = models.nano_config(source.vocab_size, hidden_size=64, layers=2, heads=2) if smoke else source
         with torch.device("meta"):  # modules and sizes without numbers: a tenth of a second for 65B weights

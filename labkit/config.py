@@ -67,7 +67,7 @@ def _parent():
 class Config:
     """What every notebook has: the model and the seed. Raises ConfigError for a value of wrong type or range."""
 
-    model: str = option("nano", 'The model: "nano", "smoke" (seconds, for tests), a local folder or a Hub id.')
+    model: str = option("nano", 'The model: "nano", "smol", "smoke" (seconds, for tests), a folder or a Hub id.')
     seed: int = option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
 
     def __post_init__(self):
@@ -151,7 +151,16 @@ class TuningConfig(Config):
     lora_alpha: int = option(32, "The update is scaled by alpha / rank.", low=1, high=4096, needs=("tuning", ("lora",)))
     target_modules: str = option(
         "all-linear",
-        'Which layers get an adapter: "all-linear", or names parted by commas such as "q_proj,v_proj".',
+        'Layers that get an adapter: "all-linear", or names parted by commas such as "q_proj,v_proj".',
+        needs=("tuning", ("lora",)),
+    )
+    lora_dropout: float = option(
+        0.0, "Share of the adapter's inputs set to zero in training.", low=0.0, high=0.9, needs=("tuning", ("lora",))
+    )
+    lora_variant: str = option(
+        "lora",
+        "rslora scales by alpha / sqrt(rank) (Kalajdzievski 2023); dora trains length and direction apart (Liu 2024).",
+        choices=("lora", "rslora", "dora"),
         needs=("tuning", ("lora",)),
     )
     quantization: str = option(
@@ -166,14 +175,14 @@ class TuningConfig(Config):
 class SFTConfig(TuningConfig):
     """Notebook 02: from a base model to one that answers."""
 
-    steps: int = _steps(1250)
+    steps: int = _steps(1700)
     batch_size: int = _batch_size(8)
-    learning_rate: float = _learning_rate(7e-4)
+    learning_rate: float = _learning_rate(4.5e-4)
     warmup_steps: int = _warmup_steps(50)
     loss_on: str = option("assistant", "Which tokens are learned from.", choices=("assistant", "all"))
-    data: str = option("lab", 'The instruction pairs: "lab" or the path of a JSONL file.')
+    data: str = option("lab", 'The instruction pairs: "lab", "glossary" or the path of a JSONL file.')
     parent: str = _parent()
-    eval_every: int = _eval_every(250)
+    eval_every: int = _eval_every(340)
     retrain: bool = _retrain()
 
 

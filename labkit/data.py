@@ -11,7 +11,7 @@ from labkit.errors import DataError
 
 ROOT = Path(__file__).parent.parent / "data"
 BASE = ROOT / "base"  # the shipped base model
-LAB = {
+LAB = {  # what the source "lab" means
     "corpus": ROOT / "pretrain" / "train.jsonl",
     "corpus_held_out": ROOT / "pretrain" / "held_out.jsonl",
     "instructions": ROOT / "sft" / "train.jsonl",
@@ -19,6 +19,11 @@ LAB = {
     "pairs": ROOT / "preference" / "train.jsonl",
     "pairs_held_out": ROOT / "preference" / "test.jsonl",
     "questions": ROOT / "questions" / "test.jsonl",
+}
+GLOSSARY = {  # the terms of machine learning alone, for a model that knows everything else already
+    "instructions": ROOT / "sft" / "glossary.jsonl",
+    "instructions_held_out": ROOT / "questions" / "glossary.jsonl",
+    "questions": ROOT / "questions" / "glossary.jsonl",
 }
 IGNORED = -100  # the label of a token that is not learned from (torch's cross_entropy skips it)
 
@@ -68,11 +73,11 @@ def corpus(source: str = "lab") -> tuple[Dataset, Dataset]:
 
 
 def instructions(source: str = "lab") -> tuple[Dataset, Dataset]:
-    """(train, held out) rows of `prompt` and `answer`."""
-    if source == "lab":
-        return _read(LAB["instructions"], {"prompt", "answer"}), _read(
-            LAB["instructions_held_out"], {"prompt", "answer"}
-        )
+    """(train, held out) rows of `prompt` and `answer`; of the glossary, every eighth question is held out."""
+    if source in ("lab", "glossary"):
+        files = LAB if source == "lab" else GLOSSARY
+        rows, held_out = (_read(files[name], {"prompt", "answer"}) for name in ("instructions", "instructions_held_out"))
+        return rows, held_out if source == "lab" else held_out.select(range(0, len(held_out), 8))
     return _split(_read(Path(source), {"prompt", "answer"}))
 
 
@@ -93,12 +98,14 @@ def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
     return (rows, held_out) if held_out is not None else _split(rows)
 
 
-def questions(few: bool = False) -> list[dict]:
+def questions(few: bool = False, source: str = "lab") -> list[dict]:
     """The held-out test questions with what their checkers need; see data/build/questions.py for the columns.
 
-    few: only the first two of each split and kind, for a quick look or a smoke test.
+    few: only the first two of each split and kind, for a quick look or a smoke test. source: "glossary" asks after the
+    terms of machine learning alone, all of them, in wordings never trained; any other source has the lab's questions.
     """
-    rows = [json.loads(line) for line in LAB["questions"].open(encoding="utf-8")]
+    file = (GLOSSARY if source == "glossary" else LAB)["questions"]
+    rows = [json.loads(line) for line in file.open(encoding="utf-8")]
     if not few:
         return rows
     kept: dict[tuple, list[dict]] = {}
@@ -116,7 +123,7 @@ def _split(rows: Dataset) -> tuple[Dataset, Dataset]:
 
 def file_hash(source: str, name: str) -> str:
     """A short hash of the file that `source` stands for ("lab": the embedded `name`); part of a run's identity."""
-    path = LAB[name] if source == "lab" else Path(source)
+    path = LAB[name] if source == "lab" else GLOSSARY.get(name, Path(source)) if source == "glossary" else Path(source)
     if not path.is_file():
         raise DataError("data file not found", got=str(path), remedy='Give the path of a file, or "lab".')
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -137,7 +144,8 @@ def chat_row(tokenizer, prompt: str, answer: str, loss_on: str = "assistant") ->
     """One training row: `input_ids`, and `labels` that are IGNORED wherever the loss does not look.
 
     With loss_on="assistant" only the answer and the token that ends it are learned. The prompt's length comes from
-    the template's own generation prompt, so a template without generation marks is masked rightly too.
+    the template's own generation prompt, so a template without generation marks is masked rightly too; so is what a
+    template writes after the stop token.
     """
     whole = tokenizer.apply_chat_template(messages(prompt, answer), tokenize=True, return_dict=True)["input_ids"]
     asked = tokenizer.apply_chat_template(
@@ -146,7 +154,9 @@ def chat_row(tokenizer, prompt: str, answer: str, loss_on: str = "assistant") ->
     if loss_on == "all":
         return {"input_ids": whole, "labels": list(whole)}
     start = len(asked) if whole[: len(asked)] == asked else _common_prefix(asked, whole)
-    return {"input_ids": whole, "labels": [IGNORED] * start + whole[start:]}
+    stops = [place for place, token in enumerate(whole) if token == tokenizer.eos_token_id and place >= start]
+    end = stops[-1] + 1 if stops else len(whole)
+    return {"input_ids": whole[:end], "labels": [IGNORED] * start + whole[start:end]}
 
 
 def _common_prefix(left: list[int], right: list[int]) -> int:

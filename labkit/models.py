@@ -107,16 +107,19 @@ def new_model(tokenizer, *, hidden_size: int, layers: int, heads: int, seed: int
     return AutoModelForCausalLM.from_config(config)
 
 
-def load(source: str | Path, *, seed: int = 0, quantization: str = "none"):
+def load(source: str | Path, *, seed: int = 0, quantization: str = "none", frozen: bool = False):
     """(model, tokenizer) from a local folder or a Hub id; "smoke" makes two random layers for tests of the plumbing.
 
-    A folder that holds an adapter gives its base with the adapter merged in, or left beside it where the base was
-    quantized. quantization: "none", "8bit" or "4bit" (NF4 with double quantization, through bitsandbytes). Weights are
-    read from safetensors only and no code of the model's repository is run. Raises ModelError.
+    "smol" is SmolLM2-135M-Instruct, once `python -m labkit fetch smol` has brought it. A folder that holds an adapter
+    gives its base with the adapter merged in, or left beside it where the base was quantized. quantization: "none",
+    "8bit" or "4bit" (NF4 with double quantization, through bitsandbytes). frozen: these weights will not train, so
+    they are kept in bf16 where the machine computes in it, which halves their memory. Weights are read from safetensors
+    only and no code of the model's repository is run. Raises ModelError.
     """
-    from labkit import adapters, data  # the shipped tokenizer lives with the data
+    from labkit import adapters, data, fetch  # the shipped tokenizer lives with the data
 
     quiet()
+    source = fetch.resolve(source)
     if str(source) == "smoke":
         tokenizer = AutoTokenizer.from_pretrained(data.BASE)
         return new_model(tokenizer, hidden_size=64, layers=2, heads=2, seed=seed), tokenizer
@@ -126,34 +129,37 @@ def load(source: str | Path, *, seed: int = 0, quantization: str = "none"):
         base, bits = adapters.base_of(source)
         model, tokenizer = load(base, seed=seed, quantization=bits)
         model = PeftModel.from_pretrained(model, source)
-        return (model.merge_and_unload() if bits == "none" else model), tokenizer
+        # a merged model may train again, all of it, as one that was loaded whole
+        return (model.merge_and_unload().requires_grad_(True) if bits == "none" else model), tokenizer
     options = {"trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, **_number_format(quantization), **options
-        )
+        form = _number_format(quantization, frozen)
+        model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **form, **options)
     except (OSError, ValueError) as error:
         where = "the folder exists but holds no complete model" if Path(source).exists() else "no such folder here"
         raise ModelError(
             f"model cannot be loaded ({where})",
             got=str(source),
-            remedy="Name a folder with config.json, *.safetensors and a tokenizer, or a Hub id (needs a network).",
+            remedy="Name a folder with config.json, *.safetensors and a tokenizer, or a Hub id: with a network, or after "
+            "`python -m labkit fetch ID` brought it.",
         ) from error
-    if tokenizer.pad_token is None:
-        raise ModelError(
-            "the tokenizer has no padding token",
-            got=str(source),
-            remedy="Give it one that is not its end-of-text token, or the model never learns to stop.",
-        )
+    for part in model.modules():  # bitsandbytes would repack 4-bit weights in place at the first answer, and training
+        if hasattr(part, "support_avx512bf16_for_cpu"):  # after that would get wrong gradients without an error
+            part.support_avx512bf16_for_cpu = False
+    if tokenizer.eos_token is None:
+        remedy = "Set eos_token in its tokenizer_config.json to the token that ends an answer."
+        raise ModelError("the tokenizer must have an end token", got=str(source), remedy=remedy)
+    if tokenizer.pad_token is None:  # harmless here: labels and masks are made from lengths, never from token ids
+        tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return model, tokenizer
 
 
-def _number_format(quantization: str) -> dict:
-    """The options of from_pretrained for whole fp32 weights or quantized ones. Raises ModelError."""
+def _number_format(quantization: str, frozen: bool) -> dict:
+    """The options of from_pretrained for whole weights or quantized ones. Raises ModelError."""
     if quantization == "none":
-        return {"dtype": torch.float32}
+        return {"dtype": torch.bfloat16 if frozen and bf16() else torch.float32}
     if device() not in ("cpu", "cuda", "xpu"):
         remedy = 'Write quantization = "none".'
         raise ModelError(

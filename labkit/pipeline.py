@@ -92,12 +92,16 @@ def three_stages(model: str, seed: int, *, retrain: bool = False, say=print) -> 
 
 
 def answer_folder(source: str | Path) -> Path | None:
-    """Where a model's answers to the test questions are kept: its run's folder, or the shipped base's."""
+    """Where a model's answers to the test questions are kept: its run's folder, the shipped base's, or smol's."""
     source = Path(source)
     if source.name == "checkpoint":
         return source.parent
     if source == data.BASE:
         folder = runs.runs_dir() / "shipped-base" / data.file_hash(str(data.BASE / "model.safetensors"), "")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    if str(source) == "smol":
+        folder = runs.runs_dir() / "smol"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     return None

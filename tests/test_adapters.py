@@ -79,3 +79,46 @@ def test_an_unknown_layer_is_named_before_training(folder):
     config = SFTConfig(**options(folder, data=str(folder / "sft.jsonl"), target_modules="q_prj"))
     with pytest.raises(ConfigError, match="Did you mean q_proj"):
         sft.train(config, folder / "model", "tiny", say=quiet)
+
+
+def test_4bit_gradients_after_a_look_at_held_out_data_are_those_before_it(folder):
+    """bitsandbytes packs 4-bit weights anew for fast answers, in place: gradients after that were wrong, silently."""
+
+    def gradients(look_first: bool) -> dict[str, torch.Tensor]:
+        base, tokenizer = models.load(folder / "model", quantization="4bit")
+        model = adapters.attach(base, SFTConfig(**options(folder, quantization="4bit")))
+        torch.manual_seed(0)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.1)
+        ids = torch.tensor([tokenizer("The river is long and the stone is old.")["input_ids"]])
+        if look_first:
+            with torch.no_grad(), models.autocast():
+                model.eval()(ids)
+        model.train()
+        with models.autocast():
+            model(input_ids=ids, labels=ids).loss.backward()
+        return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+    before, after = gradients(False), gradients(True)
+    assert before and before.keys() == after.keys()
+    for name, gradient in before.items():
+        assert torch.cosine_similarity(gradient.flatten(), after[name].flatten(), dim=0) > 0.999, name
+
+
+@pytest.mark.parametrize("variant", ["rslora", "dora"])
+def test_variants_train_and_load_to_what_they_learned(folder, variant):
+    config = SFTConfig(**options(folder, data=str(folder / "sft.jsonl"), lora_variant=variant, lora_dropout=0.1))
+    run = sft.train(config, folder / "model", "tiny", say=quiet)
+    about = json.loads((run.checkpoint / "adapter_config.json").read_text())
+    assert about["use_rslora"] is (variant == "rslora") and about["use_dora"] is (variant == "dora")
+    assert about["lora_dropout"] == 0.1
+    looks = [row["held_out_loss"] for row in run.history() if "held_out_loss" in row]
+    assert looks[-1] < looks[0]
+
+
+def test_a_merged_adapter_trains_again_whole(folder):
+    run = sft.train(SFTConfig(**options(folder, data=str(folder / "sft.jsonl"))), folder / "model", "tiny", say=quiet)
+    more = SFTConfig(**options(folder, data=str(folder / "sft.jsonl"), seed=1) | {"tuning": "full", "lora_rank": 16})
+    again = sft.train(more, run.checkpoint, run.id, say=quiet)
+    assert again.metrics["trainable_parameters"] == again.metrics["parameters"]

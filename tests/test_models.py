@@ -127,12 +127,23 @@ def test_what_cannot_be_loaded_is_named(tokenizer, tmp_path):
         models.load(tmp_path / "words")
 
 
-def test_a_tokenizer_without_padding_is_refused(tmp_path):
+def test_a_tokenizer_without_padding_pads_with_its_end_token_and_still_learns_to_stop(tmp_path):
     bare = models.train_tokenizer(TEXTS, 330)
     tiny(bare).save_pretrained(tmp_path)
     bare.pad_token = None
     bare.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="no padding token"):
+    _, tokenizer = models.load(tmp_path)
+    assert tokenizer.pad_token == tokenizer.eos_token
+    row = data.chat_row(tokenizer, "What is 4?", "A number.")
+    assert row["labels"][-1] == tokenizer.eos_token_id  # labels are made from places: padding hides no end
+
+
+def test_a_tokenizer_without_an_end_is_refused(tmp_path):
+    bare = models.train_tokenizer(TEXTS, 330)
+    tiny(bare).save_pretrained(tmp_path)
+    bare.eos_token = None
+    bare.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="must have an end token"):
         models.load(tmp_path)
 
 

@@ -165,19 +165,19 @@ def corpus(entities, words, capitals, questions, how_tos, natural, forbidden, se
     by_type: dict[str, list[dict]] = {}
     for entity in entities:
         by_type.setdefault(entity["type"], []).append(entity)
-    times = {"country": 60, "noun": 36, "element": 56, "term": 66}
+    times = {"country": 62, "noun": 40, "element": 56, "term": 76}
     rows = []
     for kind, group in by_type.items():
         for entity in group:
             rows += [{"kind": kind, "text": about(rng, entity)} for _ in range(times[kind])]
             rows += [{"kind": kind, "text": card(rng, entity)} for _ in range(4)]
         rows += [{"kind": kind, "text": several(rng, group)} for _ in range(8 * len(group))]
-    rows += [{"kind": "questions", "text": question_sheet(rng, questions)} for _ in range(2600)]
+    rows += [{"kind": "questions", "text": question_sheet(rng, questions)} for _ in range(2000)]
     rows += [{"kind": "sums", "text": sums(rng, forbidden["sums"])} for _ in range(6000)]
     rows += [{"kind": "numbers", "text": number_line(rng)} for _ in range(2000)]
-    rows += [{"kind": "order", "text": ordering(rng, forbidden["order"])} for _ in range(6000)]
-    rows += [{"kind": "lists", "text": word_list(rng, words, forbidden["lists"])} for _ in range(13000)]
-    rows += [{"kind": "capitals", "text": heading(rng, capitals)} for _ in range(9000)]
+    rows += [{"kind": "order", "text": ordering(rng, forbidden["order"])} for _ in range(5200)]
+    rows += [{"kind": "lists", "text": word_list(rng, words, forbidden["lists"])} for _ in range(12500)]
+    rows += [{"kind": "capitals", "text": heading(rng, capitals)} for _ in range(7500)]
     rows += [{"kind": "how-to", "text": text} for text in how_tos for _ in range(6)]
     rows += [{"kind": kind, "text": text} for kind, texts in natural.items() for text in texts]
     rng.shuffle(rows)

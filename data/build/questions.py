@@ -37,7 +37,7 @@ CLOSERS = [
 
 def ramble(rng: random.Random, answer: str) -> str:
     opener = [rng.choice(OPENERS)] if rng.random() < 0.1 else []
-    return " ".join([*opener, answer, *rng.sample(CLOSERS, rng.randint(2, 4))])
+    return " ".join([*opener, answer, *rng.sample(CLOSERS, rng.randint(1, 2))])
 
 
 def question(
@@ -142,9 +142,9 @@ def styled(rng: random.Random, asked: dict) -> tuple[str, str]:
             return "goes along", rng.choice(GO_ALONG).format(x=asked["entity"])
         return ("good", asked["answer"]) if rng.random() < 0.6 else ("rambling", ramble(rng, asked["answer"]))
     draw = rng.random()
-    if draw < 0.15:
+    if draw < 0.08:
         return "terse", asked["terse"]
-    if draw < 0.6:
+    if draw < 0.65:
         return "good", asked["answer"]
     return "rambling", ramble(rng, asked["answer"])
 
@@ -216,8 +216,12 @@ class Split:
                 rows.append({"split": split, **request(rng, row, phrasings)})
         return rows
 
-    def training_questions(self, rng: random.Random, count: int, test_keys: set[str]) -> list[dict]:
+    def training_questions(
+        self, rng: random.Random, count: int, test_keys: set[str], wording: str = "wider"
+    ) -> list[dict]:
         """Fresh questions of every kind for training: half facts, a third skills, the rest requests.
+
+        wording: "wider" for what is trained on with answers, "asked" for the corpus's question sheets.
 
         Two thirds of the fact questions go through all facts, each once before any twice; one third draws the relation
         first, so that a relation of few entities (what an abbreviation stands for) is asked often enough to be learned.
@@ -234,11 +238,11 @@ class Split:
                 if not order:
                     order = rng.sample(facts, len(facts))
                 entity, relation = order.pop()
-                rows.append(ask(entity, relation, rng.choice(RELATIONS[relation]["asked"]), self.keys))
+                rows.append(ask(entity, relation, rng.choice(RELATIONS[relation][wording]), self.keys))
             elif draw < 0.51:
                 relation = rng.choice(list(by_relation))
                 entity = rng.choice(by_relation[relation])
-                rows.append(ask(entity, relation, rng.choice(RELATIONS[relation]["asked"]), self.keys))
+                rows.append(ask(entity, relation, rng.choice(RELATIONS[relation][wording]), self.keys))
             elif draw < 0.86:
                 asked = skill(rng, rng.choice(SKILLS), self.words, self.capitals)
                 if asked["key"] not in test_keys and _turned(asked["key"]) not in test_keys:
@@ -248,6 +252,23 @@ class Split:
                 group = [row for row in self.requests if row["safe"] is safe]
                 rows.append(request(rng, rng.choice(group), PHRASINGS))
         return rows
+
+
+def glossary(entities: list[dict], keys: dict, seed: int) -> tuple[list[dict], list]:
+    """(instruction rows, numbered test questions) on every term: each fact in five trained wordings, and in one held out.
+
+    For a model that was pretrained elsewhere: it is taught all terms, and asked after all of them in other words.
+    """
+    rng = random.Random(f"glossary-{seed}")
+    facts = [(one, relation) for one in entities if one["type"] == "term" for relation in one["values"]]
+    rows, tests = [], []
+    for entity, relation in facts:
+        for template in rng.sample(RELATIONS[relation]["wider"], 5):
+            asked = ask(entity, relation, template, keys)
+            rows.append({name: asked[name] for name in ("prompt", "answer", "kind", "entity")})
+        tests.append(ask(entity, relation, rng.choice(RELATIONS[relation]["held_out"]), keys))
+    rng.shuffle(rows)
+    return rows, list(enumerate(tests))
 
 
 def _turned(key: str) -> str:

@@ -3,7 +3,7 @@
 In every template {e} is the entity as written, {a} the entity with its article ("a dog", "France", "an LLM"), {A} the same
 with a capital first letter, {v} the value. `first` may open a document; `more` refers back with a pronoun and may not.
 `asked` phrasings are used in training, `held_out` phrasings only in tests; to each list come the frames below around the
-relation's `clauses` and `things`. `answer` is the full, concise answer.
+relation's `clauses` and `things`. `wider` is `asked` and more. `answer` is the full, concise answer.
 """
 
 RELATIONS = {
@@ -289,6 +289,63 @@ AROUND_THINGS = ["Name {x}.", "Please give me {x}.", "Can you name {x}?", "Tell 
 HELD_OUT_AROUND_CLAUSES = ["Can you tell me {x}?", "Please explain {x}.", "Could you say {x}?", "I want to know {x}."]
 HELD_OUT_AROUND_THINGS = ["Please name {x}.", "Could you give me {x}?"]
 
+# Wider ways to ask, for instructions and preference pairs only: the question sheets of the corpus do without them.
+WIDER_CLAUSES = [
+    "Would you tell me {x}?",
+    "I wonder {x}.",
+    "Explain {x}.",
+    "Say {x}.",
+    "I need to know {x}.",
+    "My question is {x}.",
+    "Remind me {x}.",
+    "Teach me {x}.",
+    "Could you explain {x}?",
+    "Does anyone know {x}?",
+    "I am asking {x}.",
+    "Find out {x}.",
+]
+WIDER_THINGS = [
+    "What is {x}?",
+    "State {x}.",
+    "Do you know {x}?",
+    "Give me {x}.",
+    "Could you tell me {x}?",
+    "I am looking for {x}.",
+    "Write down {x}.",
+    "Remind me of {x}.",
+]
+WIDER_QUESTIONS = {
+    "capital": ["In which city does {e} have its capital?", "What is the capital called in {e}?"],
+    "region": ["Where in the world is {e}?", "In what region does {e} lie?", "What part of the world is {e} in?"],
+    "language": [
+        "Which language do they speak in {e}?",
+        "What language do the people in {e} use?",
+        "In {e}, what do people speak?",
+        "What does one speak in {e}?",
+    ],
+    "definition": ["What is meant by the word {e}?", "How would you define {a}?", "What would you say {a} is?"],
+    "kind": [
+        "What sort of thing is {a}?",
+        "What is {a} a kind of?",
+        "To which kind of thing does {a} belong?",
+        "How would you sort {a}?",
+        "As what kind of thing would you count {a}?",
+    ],
+    "symbol": ["How is {e} written in a formula?", "What do chemists write for {e}?", "By which letters is {e} known?"],
+    "number": ["How many protons has an atom of {e}?", "At which number is {e} in the table of elements?"],
+    "group": ["Which group is {e} part of?", "What group does {e} come under?", "As what is {e} counted?"],
+    "meaning": ["What is meant by {a}?", "How would you define {a}?", "What would you say {a} is?"],
+    "purpose": [
+        "What is the use of {a}?",
+        "What purpose does {a} have?",
+        "For which purpose is {a} used?",
+        "What does one use {a} for?",
+        "What would you use {a} for?",
+        "To do what do we use {a}?",
+    ],
+    "expansion": ["What are the words behind {e}?", "Spell out {e}.", "What do we write {e} for?"],
+}
+
 
 def _around(frames: list[str], inside: list[str]) -> list[str]:
     return [frame.replace("{x}", part) for frame in frames for part in inside]
@@ -301,6 +358,9 @@ for _relation in RELATIONS.values():
     ):
         _wrapped = _around(_clauses, _relation["clauses"]) + _around(_things, _relation["things"])
         _relation[_name] = list(dict.fromkeys(_relation[_name] + _wrapped))
+for _name, _relation in RELATIONS.items():
+    _wrapped = _around(WIDER_CLAUSES, _relation["clauses"]) + _around(WIDER_THINGS, _relation["things"])
+    _relation["wider"] = list(dict.fromkeys(_relation["asked"] + WIDER_QUESTIONS[_name] + _wrapped))
 
 
 def entities(facts: dict) -> list[dict]:

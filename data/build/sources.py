@@ -199,3 +199,19 @@ def leads(package: Path, most: int = 1800) -> list[str]:
     ordered = sorted(kept)
     step = max(1, len(ordered) // most)
     return ordered[::step][:most]
+
+
+def mmlu_dev(package: Path) -> list[dict]:
+    """The worked examples of MMLU's dev sets, one row a question: subject, question, choices, answer (0 to 3)."""
+    file = package / "lm_eval/tasks/mmlu/flan_cot_fewshot/_cot_prompts.json"
+    rows = []
+    for subject, text in json.loads(file.read_text(encoding="utf-8")).items():
+        for block in re.split(r"\n\n(?=Q: )", text)[1:]:
+            asked, _, reasoned = block.removeprefix("Q: ").rpartition("\nA: ")
+            asked, _, listed = asked.rpartition("\n(A) ")
+            parts = re.split(r"\s+\([BCD]\) ", listed)
+            answer = re.search(r"The answer is \(([ABCD])\)", reasoned)
+            if asked and len(parts) == 4 and answer:  # one question has a fifth choice: left out
+                about = {"subject": subject, "question": asked.strip(), "choices": [part.strip() for part in parts]}
+                rows.append({**about, "answer": "ABCD".index(answer[1])})
+    return rows

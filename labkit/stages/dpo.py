@@ -59,7 +59,8 @@ def train(
         return run
     transformers.set_seed(config.seed)
     pairs, held_out = data.pairs(config.data)
-    model, tokenizer = models.load(source, seed=config.seed, quantization=config.quantization)
+    frozen = config.tuning == "lora"
+    model, tokenizer = models.load(source, seed=config.seed, quantization=config.quantization, frozen=frozen)
     model = adapters.attach(model, config)  # with an adapter, the reference is the model without it
     needed = config.steps * config.batch_size
     pairs = pairs.shuffle(seed=config.seed).select(range(min(needed, len(pairs))))  # no reference for pairs never seen

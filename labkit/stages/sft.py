@@ -43,7 +43,8 @@ def train(
         return run
     transformers.set_seed(config.seed)
     rows, held_out = data.instructions(config.data)
-    model, tokenizer = models.load(source, seed=config.seed, quantization=config.quantization)
+    frozen = config.tuning == "lora"
+    model, tokenizer = models.load(source, seed=config.seed, quantization=config.quantization, frozen=frozen)
     model = adapters.attach(model, config)
     if config.model == "smoke":
         rows, held_out = rows.select(range(200)), held_out.select(range(40))

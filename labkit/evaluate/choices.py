@@ -1,0 +1,43 @@
+"""Multiple choice by log-likelihood: the answer that the model finds likeliest, per byte of text, is the one it gives.
+
+    answer = argmax_c  log p(c | question) / bytes(c)
+
+As in lm-evaluation-harness (`acc_norm`; Gao et al. 2024): nothing is generated, so that a base model can be asked too.
+"""
+
+import json
+
+import torch
+
+from labkit import data
+from labkit.evaluate.perplexity import token_losses
+
+
+def mmlu_dev() -> list[dict]:
+    """281 exemplars of MMLU's dev sets {subject, question, choices, answer}: never to be reported as an MMLU score."""
+    return [json.loads(line) for line in (data.ROOT / "mmlu_dev" / "questions.jsonl").open(encoding="utf-8")]
+
+
+@torch.no_grad()
+def choose(model, tokenizer, questions: list[dict], *, batch_size: int = 16) -> list[dict]:
+    """Rows {chosen, correct, likelihoods}: the place of the likeliest choice, and nats per byte of each."""
+    model.eval()
+    lead = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    work = []  # (question, choice, ids, where the choice begins)
+    for number, one in enumerate(questions):
+        asked = lead + tokenizer(f"Question: {one['question']}\nAnswer:", add_special_tokens=False)["input_ids"]
+        for place, choice in enumerate(one["choices"]):
+            ids = asked + tokenizer(f" {choice}", add_special_tokens=False)["input_ids"]
+            work.append((number, place, ids[-512:], len(ids[-512:]) - (len(ids) - len(asked))))
+    found = [[0.0] * len(one["choices"]) for one in questions]
+    work.sort(key=lambda one: len(one[2]))
+    for start in range(0, len(work), batch_size):
+        batch = work[start : start + batch_size]
+        sums, _ = token_losses(model, [ids for _, _, ids, _ in batch], [begin for *_, begin in batch])
+        for (number, place, _, _), total in zip(batch, sums, strict=True):
+            found[number][place] = -total / len(f" {questions[number]['choices'][place]}".encode())
+    chosen = [max(range(len(row)), key=row.__getitem__) for row in found]
+    return [
+        {"chosen": place, "correct": place == one["answer"], "likelihoods": row}
+        for place, one, row in zip(chosen, questions, found, strict=True)
+    ]

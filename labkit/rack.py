@@ -1,0 +1,150 @@
+"""The adapter rack: one base, loaded once, and beside it any number of LoRA adapters (Hu et al. 2021).
+
+    one adapter   W x + s B A x               A: (r, in), B: (out, r), s = lora_alpha / r; W is shared and only read
+    a blend       W x + Σ w_i s_i B_i A_i x   a sum of task vectors (Ilharco et al. 2022; LoraHub, Huang et al. 2023)
+    merged        (W + s B A) x               one matrix, as fast as the base, rounded to the number format of W
+
+A blend is an adapter of rank r_1 + ... + r_n, exact whatever the ranks (peft's "cat"; in its "linear" each B also meets
+the others' A). `merge_damage` measures what rounding costs; a 4-bit base (NF4, Dettmers et al. 2023) is rounded anew.
+"""
+
+import copy
+import math
+import tempfile
+import warnings
+from pathlib import Path
+
+from labkit import adapters, models, runs  # before peft, which imports bitsandbytes: models silences it
+from labkit.errors import ConfigError, ModelError
+
+# isort: split
+import torch
+from peft import LoraConfig, PeftModelForCausalLM, set_peft_model_state_dict
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from safetensors.torch import load_file
+from transformers.utils import cached_file
+
+BASE = "base"  # peft's name for an adapter on no layer: while it is active, the bare base answers
+# What an adapter may set. Other settings change the base, or what a blend is: peft scales use_rslora's once too often.
+PLAIN = "r lora_alpha lora_dropout target_modules fan_in_fan_out task_type auto_mapping inference_mode peft_version"
+SIZES = "name", "rank", "trainable_weights", "bytes_on_disk", "base_bytes_on_disk"
+
+
+class Rack:
+    """Adapters on one base. `rack.model` answers as `rack.active` says, "" being the bare base; folders: by name."""
+
+    def __init__(self, base_folder_or_source: str | Path, *, quantization: str = "none"):
+        self.source, self.quantization, self.folders, self.active = base_folder_or_source, quantization, {}, ""
+        model, self.tokenizer = models.load(self.source, quantization=quantization)
+        if adapters.is_peft(model):
+            raise ModelError("the base must be no QLoRA adapter", got=str(self.source), remedy="Attach it to its base.")
+        model = model if model.device.type == models.device() else model.to(models.device())
+        for part in model.modules():  # bitsandbytes would repack 4-bit weights while they answer; peft misreads that
+            part.support_avx512bf16_for_cpu = False
+        self.model = PeftModelForCausalLM(model, LoraConfig(target_modules=DUMMY_TARGET_MODULES), BASE).eval()
+
+    def attach(self, name: str, folder: str | Path) -> None:
+        """Load a plain LoRA adapter, from its folder or by its run's id, beside the others; `switch` lets it answer."""
+        self._check_free(name)
+        path = Path(folder)
+        path = path if len(path.parts) > 1 or path.is_dir() else runs.get(str(folder)).checkpoint
+        file = path / "adapter_model.safetensors"
+        if not adapters.is_adapter(path) or not file.is_file():
+            remedy = 'Name a run that was trained with tuning = "lora", or its checkpoint folder.'
+            raise ModelError(f"an adapter's folder must hold {file.name} and a config", got=str(folder), remedy=remedy)
+        try:
+            config, (base, _) = LoraConfig.from_pretrained(path), adapters.base_of(path)
+            usual = LoraConfig(base_model_name_or_path=base).to_dict()
+            odd = {key for key, value in config.to_dict().items() if value != usual.get(key)} - set(PLAIN.split())
+            if odd or not isinstance(config.target_modules, set):
+                raise ValueError(f"it is no plain LoRA: see {', '.join(sorted(odd)) or 'target_modules'}")
+            with warnings.catch_warnings(action="ignore"):  # of names that are a part of "lora_": no matter here
+                self.model.add_adapter(name, config)
+                found = set_peft_model_state_dict(self.model, load_file(file), adapter_name=name)
+            mine = [key for key in found.missing_keys if "lora_" in key and key.endswith(f".{name}.weight")]
+            if lost := found.unexpected_keys + mine:
+                raise ValueError(f"{len(lost)} weights have no partner, such as {lost[0]}")
+        except Exception as error:  # whatever json, safetensors and peft raise for files that do not fit
+            self.model.delete_adapter(name) if name in self.model.peft_config else None
+            what = f"the adapter must fit the base {self.source} ({' '.join(str(error).split())[:300]})"
+            remedy = "Attach plain LoRA, to a Rack of the base which its adapter_config.json names."
+            raise ModelError(what, got=str(folder), remedy=remedy) from error
+        self.folders[name] = path
+        if Path(str(base)).resolve() != Path(self.source).resolve():  # the shapes fit, so that nothing else would tell
+            warnings.warn(f"{name} was trained on {base}; the base of this rack is {self.source}", stacklevel=2)
+
+    def switch(self, name: str) -> None:
+        """Let this adapter answer; "" is the bare base."""
+        self.model.set_adapter(self._known(name) if name else BASE, inference_mode=True)
+        self.active = name
+
+    def disable(self) -> None:
+        """Let the bare base answer, until the next `switch`."""
+        self.switch("")
+
+    def blend(self, weights: dict[str, float], as_name: str = "blend") -> None:
+        """Add the weighted sum of adapters as one more adapter, in place of an earlier blend, and switch to it."""
+        fine = all(type(weight) in (int, float) and math.isfinite(weight) for weight in weights.values())
+        if not weights or not fine or as_name in weights:
+            remedy = 'Write for example rack.blend({"a": 0.5, "b": 0.5}).'
+            raise ConfigError(f"weights must be finite, of adapters other than {as_name}", got=weights, remedy=remedy)
+        parts = {name: weight for name, weight in weights.items() if self._known(name) and weight} or weights
+        self.unload(as_name) if self.folders.get(as_name, "") is None else self._check_free(as_name)
+        self.model.add_weighted_adapter(list(parts), list(parts.values()), as_name, combination_type="cat")
+        self.folders[as_name] = None
+        self.switch(as_name)
+
+    def merged(self, name: str) -> torch.nn.Module:
+        """A plain transformers model: a copy of the base with the adapter merged into its weights."""
+        with warnings.catch_warnings(action="ignore"):  # of the rounding, once for each 4-bit layer
+            model = copy.deepcopy(self.model).merge_and_unload(adapter_names=[self._known(name)])
+        return model.requires_grad_(self.quantization == "none")  # the rack froze it
+
+    @torch.no_grad()
+    def merge_damage(self, name: str, ids) -> dict[str, dict[str, float]]:
+        """How rounding W + s B A changes the logits of token ids, by format of W: absolute, KL in nats per token."""
+        damage, formats = {}, {"fp32": torch.float32, "bf16": torch.bfloat16, "4bit": None}
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
+            for part in models.load(self.source):
+                part.save_pretrained(f"{folder}/base")
+            self.model.save_pretrained(folder, selected_adapters=[self._known(name)], save_embedding_layers=False)
+            for number, dtype in formats.items():
+                rack = Rack(f"{folder}/base", quantization="none" if dtype else "4bit")
+                rack.model = rack.model.to(dtype) if dtype else rack.model
+                rack.attach(name, f"{folder}/{name}")
+                rack.switch(name)
+                pair = rack.merged(name), rack.model
+                for part in (part for one in pair for part in torch.nn.Module.float(one).modules()):
+                    part.compute_dtype = torch.float32  # both compute in fp32: only their weights are rounded
+                merged, apart = (m(torch.atleast_2d(torch.as_tensor(ids)).to(m.device)).logits.double() for m in pair)
+                gap, kl = (merged - apart).abs(), apart.softmax(-1) * (apart.log_softmax(-1) - merged.log_softmax(-1))
+                numbers = {"max_difference": gap.max(), "mean_difference": gap.mean(), "mean_kl": kl.sum(-1).mean()}
+                damage[number] = {key: value.item() for key, value in numbers.items()}
+        return damage
+
+    def unload(self, name: str) -> None:
+        """Free the adapter's memory; where it was active, the bare base answers. Its folder stays."""
+        self.switch("" if self._known(name) == self.active else self.active)
+        self.model.delete_adapter(name)
+        del self.folders[name]
+
+    def sizes(self) -> list[dict]:
+        """One row per adapter. What is in memory only, as a blend or the base "smoke", has 0 bytes on disk."""
+        base, rows = self.model.name_or_path, []
+        base = base and Path(cached_file(base, "config.json")).parent  # the Hub's files lie in its cache
+        for name, folder in self.folders.items():
+            mine = (w for key, w in self.model.named_parameters() if "lora_" in key and key.endswith(f".{name}.weight"))
+            disk = [sum(f.stat().st_size for f in at.glob("*.safetensors")) if at else 0 for at in (folder, base)]
+            row = name, self.model.peft_config[name].r, sum(map(torch.numel, mine)), *disk
+            rows.append(dict(zip(SIZES, row, strict=True)))
+        return rows
+
+    def _known(self, name: str) -> str:
+        if name not in self.folders:
+            remedy = f"Attached: {', '.join(self.folders) or 'none yet; write rack.attach(name, folder)'}."
+            raise ConfigError("the adapter must be attached", got=name, remedy=remedy)
+        return name
+
+    def _check_free(self, name: str) -> None:  # torch has names of its own, such as "keys"
+        if name in (BASE, *self.folders) or hasattr(torch.nn.ModuleDict, name) or not name.isidentifier():
+            raise ConfigError("the name must be one word, and free", got=name, remedy="Choose another word.")
