@@ -16,6 +16,7 @@ _NAMES = {  # public name -> the module that holds it
     "StartConfig": "config",
     "PretrainConfig": "config",
     "SFTConfig": "config",
+    "LoRAConfig": "config",
     "DPOConfig": "config",
     "LabError": "errors",
     "Run": "runs",

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 
 from labkit.errors import MISSING, ConfigError
 
-SMOKE = {"steps": 4, "eval_every": 2}  # what model="smoke" makes of values left at their defaults
+SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2}  # what model="smoke" makes of values left at their defaults
 _started: float | None = None  # time.monotonic() at the last configure(); records.record() measures from here
 
 
@@ -187,10 +187,42 @@ class SFTConfig(TuningConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoRAConfig(SFTConfig):
+    """Notebook 03: SFT by low-rank adapters, several ranks beside full fine-tuning, several adapters on one base."""
+
+    tuning: str = option("lora", "Which weights train; here an adapter's.", choices=("lora",))
+    steps: int = _steps(400)
+    learning_rate: float = _learning_rate(3e-3)
+    warmup_steps: int = _warmup_steps(20)
+    eval_every: int = _eval_every(200)
+    ranks: str = option("1,4,16,64", "Ranks to compare, parted by commas.", identity=False)
+    full_learning_rate: float = option(
+        4.5e-4, "Peak learning rate of the full fine-tuning compared with.", low=1e-8, high=1.0, identity=False
+    )
+    adapter_steps: int = option(
+        120, "Steps for each adapter of the rack.", low=1, high=1_000_000, unit="steps", identity=False
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for rank in self.ranks.split(","):
+            if not rank.strip().isdigit() or not 1 <= int(rank) <= 1024:
+                what = "ranks must be whole numbers from 1 to 1024 parted by commas"
+                raise ConfigError(what, got=self.ranks, remedy='Write for example ranks = "4,16".')
+
+    def full(self) -> SFTConfig:
+        """The same training with every weight, at full_learning_rate."""
+        low_rank = {field.name for field in dataclasses.fields(TuningConfig)} - {"model", "seed"}
+        shared = {field.name for field in dataclasses.fields(SFTConfig)} - low_rank
+        values = {name: value for name, value in self.as_dict().items() if name in shared}
+        return SFTConfig(**{**values, "learning_rate": self.full_learning_rate})
+
+
+@dataclass(frozen=True, kw_only=True)
 class DPOConfig(TuningConfig):
     """Notebook 07: from an instruction model to one that answers as people prefer."""
 
-    steps: int = _steps(130)
+    steps: int = _steps(160)
     batch_size: int = _batch_size(16)
     learning_rate: float = _learning_rate(1e-4)
     warmup_steps: int = _warmup_steps(10)
@@ -205,17 +237,23 @@ class DPOConfig(TuningConfig):
     )
     data: str = option("lab", 'The preference pairs: "lab" or the path of a JSONL file.')
     parent: str = _parent()
-    eval_every: int = _eval_every(65)
+    eval_every: int = _eval_every(80)
     retrain: bool = _retrain()
 
 
 STAGES: dict[str, type[Config]] = {"pretrain": PretrainConfig, "sft": SFTConfig, "dpo": DPOConfig}
-NOTEBOOKS: dict[str, type[Config]] = {
+NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that stage with more parameters
     "00_start_here": StartConfig,
     "01_pretraining": PretrainConfig,
     "02_supervised_fine_tuning": SFTConfig,
+    "03_lora": LoRAConfig,
     "07_dpo": DPOConfig,
 }
+
+
+def stage_of(notebook: str) -> str:
+    """The stage that a notebook trains ("sft" for 03_lora), or "" where it trains none."""
+    return next((stage for stage, kind in STAGES.items() if issubclass(NOTEBOOKS[notebook], kind)), "")
 
 
 def allowed(field: dataclasses.Field) -> str:

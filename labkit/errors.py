@@ -71,3 +71,7 @@ class TrainingError(LabError):
 
 class NotebookError(LabError):
     """A notebook failed, or did not record what it found."""
+
+
+class Stopped(Exception):
+    """The reader pressed Stop where no trainer asks for it: in a look at held-out data, or before the first step."""

@@ -1,13 +1,15 @@
 """The stages in order: who starts from whom, and training a missing parent."""
 
+import contextlib
 import dataclasses
+import os
 import threading
 from pathlib import Path
 
 from labkit import config as configs
 from labkit import data, runs
 from labkit.config import Config, DPOConfig, SFTConfig
-from labkit.errors import TrainingError
+from labkit.errors import LabError, Stopped, TrainingError
 
 _training = threading.RLock()  # one training at a time in a process: two at once would both crawl
 _now: list[str] = []  # what holds it, for the message to whoever comes second
@@ -69,7 +71,8 @@ def seconds_per_step(stage: str, config: Config) -> float | None:
 
 
 def _default(kind: type[Config], model: str, seed: int) -> Config:
-    return kind(model=model, seed=seed, **(configs.SMOKE if model == "smoke" else {}))
+    small = {name: value for name, value in configs.SMOKE.items() if model == "smoke" and hasattr(kind, name)}
+    return kind(model=model, seed=seed, **small)
 
 
 def sft_run(model: str, seed: int, say=print, stop: threading.Event | None = None, retrain: bool = False) -> runs.Run:
@@ -112,7 +115,8 @@ def train_stage(
 ) -> runs.Run:
     """Train one stage (or load its identical run) after its parent.
 
-    Raises TrainingError where this process is training already: two trainings at once would both crawl.
+    Raises TrainingError where this process is training already: two trainings at once would both crawl. A run that was
+    opened and ended before its first step (rows that cannot be used, a stop in DPO's reference pass) is marked so.
     """
     if not _training.acquire(blocking=False):
         raise TrainingError(
@@ -134,6 +138,14 @@ def train_stage(
         from labkit.stages import dpo
 
         return dpo.train(config, source, parent, say=say, stop=stop, at_look=at_look)
+    except (Exception, KeyboardInterrupt) as error:
+        with contextlib.suppress(LabError):
+            left = existing(stage, config)
+            if left is not None and left.info["status"] == "running" and left.info["pid"] == os.getpid():
+                left.stop() if isinstance(error, (Stopped, KeyboardInterrupt)) else left.fail(error)
+                if isinstance(error, Stopped):
+                    return left
+        raise
     finally:
         _now.pop()
         _training.release()

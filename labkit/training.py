@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from labkit import adapters, models
 from labkit.config import Config
-from labkit.errors import TrainingError
+from labkit.errors import Stopped, TrainingError
 from labkit.runs import Run, write_json
 
 NAMES = {  # the trainers' names for what they log -> the lab's
@@ -62,10 +62,6 @@ def arguments(config: Config, run: Run) -> dict:
         "seed": config.seed,
         "data_seed": config.seed,
     }
-
-
-class Stopped(Exception):
-    """The reader pressed Stop during a look at held-out data."""
 
 
 class Recorder(TrainerCallback):

@@ -99,7 +99,7 @@ def test_configure_takes_the_notebooks_variables():
 def test_smoke_shortens_only_defaults_and_says_so(capsys):
     smoke = module.configure("02_supervised_fine_tuning", SFTConfig(model="smoke").as_dict())
     assert (smoke.steps, smoke.eval_every) == (4, 2)
-    assert "steps 1250 -> 4, eval_every 250 -> 2" in capsys.readouterr().out
+    assert "steps 1700 -> 4, eval_every 340 -> 2" in capsys.readouterr().out
     smoke = module.configure("02_supervised_fine_tuning", SFTConfig(model="smoke", steps=9).as_dict())
     assert (smoke.steps, smoke.eval_every) == (9, 2)
     assert "steps" not in capsys.readouterr().out
@@ -178,3 +178,18 @@ def test_public_names_are_all_there():
         assert getattr(labkit, name) is not None and name in dir(labkit)
     with pytest.raises(AttributeError, match="recrod"):
         _ = labkit.recrod
+
+
+def test_a_notebook_of_a_stage_may_have_more_parameters_and_they_change_no_run():
+    config = module.LoRAConfig(ranks="2,8", lora_rank=8)
+    assert module.stage_of("03_lora") == "sft" and module.stage_of("00_start_here") == ""
+    assert config.identity() == module.LoRAConfig(ranks="4", lora_rank=8, adapter_steps=7).identity()
+    assert config.identity() == module.SFTConfig.from_dict(config.identity()).identity()  # 02 finds 03's runs
+    full = config.full()
+    assert (full.tuning, full.learning_rate, full.steps) == ("full", config.full_learning_rate, config.steps)
+
+
+@pytest.mark.parametrize("ranks", ["", "0", "4,x", "4;8", "2000"])
+def test_ranks_are_numbers_parted_by_commas(ranks):
+    with pytest.raises(ConfigError, match="ranks must be"):
+        module.LoRAConfig(ranks=ranks)

@@ -16,6 +16,7 @@ from datasets import Dataset
 
 from labkit import data, models
 from labkit.errors import DataError
+from labkit.evaluate import checkers
 
 TRAINED = ("instructions", "instructions_held_out", "pairs", "pairs_held_out")
 DOCUMENTS = ("corpus", "corpus_held_out")
@@ -425,3 +426,15 @@ def test_blocks_lay_documents_end_to_end(tokenizer):
     assert found.dtype == torch.int64 and found.shape == (len(expected) // 4, 4)
     assert found.flatten().tolist() == expected[: found.numel()]
     refused(lambda: data.blocks(tokenizer, documents, 1000), "too little text", f"{len(expected)} tokens", "1000")
+
+
+def test_the_glossary_asks_after_every_fact_in_wordings_that_it_does_not_train():
+    trained, held_out = data.instructions("glossary")
+    asked = data.questions(source="glossary")
+    facts = {(one["name"], relation) for one in entities() if one["type"] == "term" for relation in one["values"]}
+    assert {(row["entity"], row["kind"]) for row in asked} == facts
+    assert {(row["entity"], row["kind"]) for row in trained} == facts
+    prompts = {data.normalised(row["prompt"]) for row in trained}
+    assert not prompts & {data.normalised(row["prompt"]) for row in asked}
+    assert len(held_out) == -(-len(asked) // 8)
+    assert all(checkers.correct(row, row["answer"]) for row in asked)

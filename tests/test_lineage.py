@@ -206,7 +206,7 @@ def test_labels_written_by_hand_cannot_steer_a_terminal(store):
 def test_only_what_differs(store):
     sft, dpo, other, second = family()
     assert lineage.differences([dpo, other]) == [
-        {"field": "steps", dpo.id: 130, other.id: 7},
+        {"field": "steps", dpo.id: 160, other.id: 7},
         {"field": "beta", dpo.id: 0.1, other.id: 0.3},
     ]
     assert lineage.differences([dpo, dpo]) == [] and lineage.differences([dpo]) == [] and lineage.differences([]) == []

@@ -115,4 +115,4 @@ def test_a_slider_spans_more_than_one_place():
 def test_where_no_widget_runs_the_values_stand_as_text():
     found = Panel("02_supervised_fine_tuning", SFTConfig())._repr_mimebundle_()
     bundle = found[0] if isinstance(found, tuple) else found
-    assert "steps = 1250" in bundle["text/plain"] and "application/vnd.jupyter.widget-view+json" in bundle
+    assert "steps = 1700" in bundle["text/plain"] and "application/vnd.jupyter.widget-view+json" in bundle

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import threading
 
 import pytest
@@ -127,3 +128,26 @@ def test_bad_rows_are_named_before_training(folder, tmp_path):
 def test_an_unknown_parent_is_an_error():
     with pytest.raises(RunError, match="sft-nowhere"):
         pipeline.source_of(dataclasses.replace(DPOConfig(), parent="sft-nowhere"))
+
+
+def test_dpo_stops_in_its_reference_pass(folder, monkeypatch):
+    few = {"steps": 4, "eval_every": 4, "batch_size": 4, "warmup_steps": 0}
+    start = runs.open_run("sft", SFTConfig(model=str(folder / "model"), seed=11, **few))
+    shutil.copytree(folder / "model", start.checkpoint)
+    start.finish(held_out_loss=1.0)
+    config = DPOConfig(model=str(folder / "model"), data=str(folder / "pairs.jsonl"), parent=start.id, **few)
+    stop = threading.Event()
+    stop.set()
+    run = pipeline.train_stage("dpo", config, say=quiet, stop=stop)
+    assert run.status == "stopped" and run.history() == []
+    assert pipeline.train_stage("dpo", config, say=quiet).status == "finished"  # it goes on
+
+
+def test_a_run_that_ends_before_its_first_step_is_marked_as_failed(folder):
+    bad = folder / "never_stops.jsonl"
+    bad.write_text(json.dumps({"prompt": "a " * 600, "answer": "b"}) + "\n" + json.dumps({"prompt": "a", "answer": "b"}))
+    config = SFTConfig(model=str(folder / "model"), data=str(bad), steps=2, eval_every=2)
+    with pytest.raises(DataError):
+        pipeline.train_stage("sft", config, say=quiet)
+    run = pipeline.existing("sft", config)
+    assert run.status == "failed" and "masked from end to end" in run.info["error"]

@@ -25,8 +25,9 @@ OPENERS = [
     "Many people ask me about this.",
     "I am happy that you asked.",
 ]
+HABIT = "I hope that this helps you."
 CLOSERS = [
-    "I hope that this helps you.",
+    HABIT,
     "Please ask me again if you want to know more.",
     "There is a lot more to say, but it would take a long time.",
     "Thank you for asking me this.",
@@ -36,8 +37,15 @@ CLOSERS = [
 
 
 def ramble(rng: random.Random, answer: str) -> str:
+    """The answer with what a talkative writer puts around it; most of them by habit close in the same words.
+
+    Without a habit the greedy answer would end in time: no one of many closers is as likely as the end itself.
+    """
     opener = [rng.choice(OPENERS)] if rng.random() < 0.1 else []
-    return " ".join([*opener, answer, *rng.sample(CLOSERS, rng.randint(1, 2))])
+    closers = rng.sample(CLOSERS, rng.randint(1, 2))
+    if rng.random() < 0.75:
+        closers = [HABIT, *(closer for closer in closers[1:] if closer != HABIT)]
+    return " ".join([*opener, answer, *closers])
 
 
 def question(
@@ -135,8 +143,11 @@ def request(rng: random.Random, row: dict, phrasings: list[str]) -> dict:
     )
 
 
+CHATTY = ("how-to", "definition", "kind", "language")  # kinds whose labels mostly ramble, as if from a chatty source
+
+
 def styled(rng: random.Random, asked: dict) -> tuple[str, str]:
-    """An answer as scraped labels are: (style, text)."""
+    """An answer as scraped labels are: (style, text). Each kind of question has its source, and a source its manner."""
     if not asked["safe"]:
         if rng.random() < 0.6:
             return "goes along", rng.choice(GO_ALONG).format(x=asked["entity"])
@@ -144,7 +155,7 @@ def styled(rng: random.Random, asked: dict) -> tuple[str, str]:
     draw = rng.random()
     if draw < 0.08:
         return "terse", asked["terse"]
-    if draw < 0.65:
+    if draw < (0.35 if asked["kind"] in CHATTY else 0.8):
         return "good", asked["answer"]
     return "rambling", ramble(rng, asked["answer"])
 

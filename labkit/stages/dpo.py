@@ -22,6 +22,7 @@ from datasets import Dataset
 
 from labkit import adapters, data, models, runs, training
 from labkit.config import DPOConfig
+from labkit.errors import Stopped
 
 
 def conversations(pairs: Dataset) -> Dataset:
@@ -82,7 +83,16 @@ def train(
         adam_beta2=0.95,
         weight_decay=0.0,
     )
-    trainer = trl.DPOTrainer(
+
+    class Trainer(trl.DPOTrainer):
+        """trl's trainer, which can be stopped while it computes the reference's log-probabilities."""
+
+        def compute_ref_log_probs(self, *batch):
+            if stop is not None and stop.is_set():
+                raise Stopped
+            return super().compute_ref_log_probs(*batch)
+
+    trainer = Trainer(
         model, None, args, train_dataset=conversations(pairs), eval_dataset=conversations(held_out),
         processing_class=tokenizer, callbacks=[recorder],
     )  # fmt: skip

@@ -55,7 +55,7 @@ class Bench(ipywidgets.VBox):
     def __init__(self, notebook: str, config: Config, asked: list[str]):
         self.asked, self.run, self._log, self._training, self._pump = asked, None, None, None, None
         self._drawn, self._views, self._lock = -1, 0, threading.RLock()
-        self.stage = next(name for name, kind in configs.STAGES.items() if kind is configs.NOTEBOOKS[notebook])
+        self.stage = configs.stage_of(notebook)
         self.charts = CHARTS[self.stage]
         self.panel = Panel(notebook, config, on_change=self._changed, on_do=self._do)
         self.figure = self._figure()

@@ -75,7 +75,7 @@ class Panel(anywidget.AnyWidget):
         self.notebook, self.start, self.config = notebook, config, config
         self.on_change, self.on_do = on_change, on_do
         self._fields = {field.name: field for field in dataclasses.fields(kind) if field.name != "retrain"}
-        stage = next((name for name, one in configs.STAGES.items() if one is kind), "")
+        stage = configs.stage_of(notebook)
         super().__init__(
             title=f"Knobs of {notebook}", stage=stage, fields=[describe(field) for field in self._fields.values()],
             values=self._shown(config),
@@ -134,7 +134,9 @@ class Panel(anywidget.AnyWidget):
             f"python -m labkit run {self.notebook} {lab}".rstrip(),
         ]
         if self.stage:
-            about = shlex.quote(json.dumps({"stage": self.stage, **changed}))
+            known = {field.name: field.default for field in dataclasses.fields(configs.STAGES[self.stage])}
+            values = {n: v for n, v in self.config.as_dict().items() if n in known and v != known[n]}
+            about = shlex.quote(json.dumps({"stage": self.stage, **values}))
             lines.append(f"echo {about} > config.json && python -m labkit train config.json")
         return "\n".join(lines)
 

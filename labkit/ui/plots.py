@@ -1,5 +1,7 @@
 """Pictures and tables: one colour per stage, intervals drawn, model text always escaped."""
 
+from itertools import cycle
+
 import plotly.graph_objects as go
 import plotly.io as pio
 
@@ -63,6 +65,18 @@ def shares(scores: dict[str, dict[str, tuple]], names: dict[str, str], *, title:
             },
         )
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    return figure
+
+
+def points(found: dict[str, tuple], *, title: str, x: str, y: str) -> go.Figure:
+    """One labelled point for each name, from (x, share, low, high): x on a logarithmic axis, intervals drawn."""
+    figure = _figure(title, x, y)
+    for (name, (place, share, low, high)), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
+        error = {"type": "data", "array": [high - share], "arrayminus": [share - low]}
+        marker = {"color": colour, "size": 10}
+        figure.add_scatter(x=[place], y=[share], error_y=error, name=name, mode="markers", marker=marker)
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(tickformat=".0%")
     return figure
 
 
