@@ -54,7 +54,8 @@ def main() -> None:
         sign = ">=" if row["side"] == "above" else "<="
         reached = all(v >= row["floor"] if row["side"] == "above" else v <= row["floor"] for v in row["values"])
         each = ", ".join(f"{value:.3g}" for value in row["values"])
-        values = f"| {mean:.3g} | {low:.3g} to {high:.3g} | {each} | {sign} {row['floor']:g} | {'yes' if reached else 'no'} |"
+        values = f"| {mean:.3g} | {low:.3g} to {high:.3g} | {each} | {sign} {row['floor']:g} "
+        values += f"| {'yes' if reached else 'no'} |"
         lines.append(f"| {what} {values}")
     (HERE / "floors.json").write_text(
         json.dumps({"command": command, "seeds": options.seeds, "found": found}, indent=1)

@@ -28,7 +28,19 @@ _NAMES = {  # public name -> the module that holds it
     "verdict_table": "verdicts",
 }
 _MODULES = (
-    *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch", "health"),
+    *(
+        "adapters",
+        "background",
+        "budget",
+        "cards",
+        "config",
+        "data",
+        "errors",
+        "evaluate",
+        "execute",
+        "fetch",
+        "health",
+    ),
     *("lineage", "models", "pipeline", "rack", "records", "runs", "stages", "training", "ui", "verdicts"),
 )
 

@@ -85,7 +85,7 @@ class Change:
 
 
 def shape(source: str | Path | PretrainedConfig) -> Shape:
-    """The shape of "nano", "smoke", "smol", a folder or Hub id with config.json, or a config; no weights. Raises ModelError."""
+    """The shape of a config, or of what `models.load` takes, from its config.json alone. Raises ModelError."""
     models.quiet()
     try:
         if not isinstance(source, PretrainedConfig):

@@ -191,6 +191,7 @@ class LoRAConfig(SFTConfig):
     """Notebook 03: SFT by low-rank adapters, several ranks beside full fine-tuning, several adapters on one base."""
 
     tuning: str = option("lora", "Which weights train; here an adapter's.", choices=("lora",))
+    quantization: str = option("none", "Bits of the frozen weights; notebook 04 has the others.", choices=("none",))
     steps: int = _steps(400)
     learning_rate: float = _learning_rate(3e-3)
     warmup_steps: int = _warmup_steps(20)

@@ -76,7 +76,9 @@ def instructions(source: str = "lab") -> tuple[Dataset, Dataset]:
     """(train, held out) rows of `prompt` and `answer`; of the glossary, every eighth question is held out."""
     if source in ("lab", "glossary"):
         files = LAB if source == "lab" else GLOSSARY
-        rows, held_out = (_read(files[name], {"prompt", "answer"}) for name in ("instructions", "instructions_held_out"))
+        rows, held_out = (
+            _read(files[name], {"prompt", "answer"}) for name in ("instructions", "instructions_held_out")
+        )
         return rows, held_out if source == "lab" else held_out.select(range(0, len(held_out), 8))
     return _split(_read(Path(source), {"prompt", "answer"}))
 

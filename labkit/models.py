@@ -141,8 +141,8 @@ def load(source: str | Path, *, seed: int = 0, quantization: str = "none", froze
         raise ModelError(
             f"model cannot be loaded ({where})",
             got=str(source),
-            remedy="Name a folder with config.json, *.safetensors and a tokenizer, or a Hub id: with a network, or after "
-            "`python -m labkit fetch ID` brought it.",
+            remedy="Name a folder with config.json, *.safetensors and a tokenizer, or a Hub id: with a network, "
+            "or after `python -m labkit fetch ID` brought it.",
         ) from error
     for part in model.modules():  # bitsandbytes would repack 4-bit weights in place at the first answer, and training
         if hasattr(part, "support_avx512bf16_for_cpu"):  # after that would get wrong gradients without an error

