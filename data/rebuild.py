@@ -151,7 +151,8 @@ def build(packages: Path, seed: int) -> None:
         seen = [make(row) for row in trained]
         write(train, seen)
         write(held_out, [row for row in map(make, measured) if row not in seen])
-    write("questions/test.jsonl", [{"id": f"{row['split']}-{n}", **row} for n, row in enumerate(tests)])
+    numbered = [{"id": f"{row['split']}-{n}", **row} for n, row in enumerate(tests)]
+    write("questions/test.jsonl", [row for row in numbered if not questions.worded_as_trained(row, everything)])
 
     taught, asked_after = questions.glossary(everything, keys, seed)
     write("sft/glossary.jsonl", taught)

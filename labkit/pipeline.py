@@ -141,7 +141,7 @@ def train_stage(
     except (Exception, KeyboardInterrupt) as error:
         with contextlib.suppress(LabError):
             left = existing(stage, config)
-            if left is not None and left.info["status"] == "running" and left.info["pid"] == os.getpid():
+            if left is not None and left.info["status"] == "running" and left.info.get("pid") == os.getpid():
                 left.stop() if isinstance(error, (Stopped, KeyboardInterrupt)) else left.fail(error)
                 if isinstance(error, Stopped):
                     return left

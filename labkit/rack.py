@@ -69,6 +69,7 @@ class Rack:
             what = f"the adapter must fit the base {self.source} ({' '.join(str(error).split())[:300]})"
             remedy = "Attach plain LoRA, to a Rack of the base which its adapter_config.json names."
             raise ModelError(what, got=str(folder), remedy=remedy) from error
+        self.model.eval()  # peft makes an adapter's dropout in training mode
         self.folders[name] = path
         if Path(str(base)).resolve() != Path(self.source).resolve():  # the shapes fit, so that nothing else would tell
             warnings.warn(f"{name} was trained on {base}; the base of this rack is {self.source}", stacklevel=2)
@@ -92,6 +93,7 @@ class Rack:
         self.unload(as_name) if self.folders.get(as_name, "") is None else self._check_free(as_name)
         self.model.add_weighted_adapter(list(parts), list(parts.values()), as_name, combination_type="cat")
         self.folders[as_name] = None
+        self.model.eval()
         self.switch(as_name)
 
     def merged(self, name: str) -> torch.nn.Module:

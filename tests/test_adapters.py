@@ -113,6 +113,11 @@ def test_variants_train_and_load_to_what_they_learned(folder, variant):
     about = json.loads((run.checkpoint / "adapter_config.json").read_text())
     assert about["use_rslora"] is (variant == "rslora") and about["use_dora"] is (variant == "dora")
     assert about["lora_dropout"] == 0.1
+    learned, tokenizer = models.load(run.checkpoint)
+    base, _ = models.load(folder / "model")
+    row = torch.tensor([data.chat_row(tokenizer, "Say river", "river.")["input_ids"]])
+    with torch.no_grad():
+        assert not torch.allclose(learned(row).logits, base(row).logits, atol=1e-3)
     looks = [row["held_out_loss"] for row in run.history() if "held_out_loss" in row]
     assert looks[-1] < looks[0]
 

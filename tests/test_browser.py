@@ -229,8 +229,8 @@ def test_train_and_stop_without_subshells(open_notebook):
     assert notebook.evaluate("(await kernel.requestListSubshell({}).done).content.subshell_id") == []
     panel = notebook.page.locator(".labkit-panel").first
     panel.wait_for(timeout=30_000)
-    panel.get_by_label("steps", exact=False).first.fill("20000")
-    panel.get_by_label("eval_every", exact=False).first.fill("10001")
+    panel.get_by_label("steps", exact=False).first.fill("20001")  # another run than the test before has left
+    panel.get_by_label("eval_every", exact=False).first.fill("10000")
     notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('not trained yet')")
     notebook.button("Train").click()
     notebook.until("(document.querySelector('.js-plotly-plot')?.data?.[0]?.x?.length || 0) >= 2")

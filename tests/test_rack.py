@@ -468,3 +468,13 @@ def test_errors_are_lab_errors_with_a_remedy(rack):
     with pytest.raises(LabError) as caught:
         rack.switch("zzz")
     assert caught.value.remedy and caught.value.got == "zzz"
+
+
+def test_dropout_is_off_as_soon_as_an_adapter_is_attached(root, tmp_path):
+    folder = train(root / "base", tmp_path / "d", 9, r=4, target_modules="all-linear", lora_dropout=0.5)
+    rack = Rack(root / "base")
+    rack.attach("d", folder)
+    assert torch.equal(logits(rack, "d"), logits(rack, "d"))
+    rack.blend({"d": 1.0})
+    assert torch.equal(logits(rack), logits(rack))
+    assert rack.merge_damage("d", IDS)["fp32"]["max_difference"] < 1e-3

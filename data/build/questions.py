@@ -271,15 +271,24 @@ def glossary(entities: list[dict], keys: dict, seed: int) -> tuple[list[dict], l
     For a model that was pretrained elsewhere: it is taught all terms, and asked after all of them in other words.
     """
     rng = random.Random(f"glossary-{seed}")
+    trained = {name: sorted(set(one["wider"]) - set(one["held_out"])) for name, one in RELATIONS.items()}
     facts = [(one, relation) for one in entities if one["type"] == "term" for relation in one["values"]]
     rows, tests = [], []
     for entity, relation in facts:
-        for template in rng.sample(RELATIONS[relation]["wider"], 5):
+        for template in rng.sample(trained[relation], 5):
             asked = ask(entity, relation, template, keys)
             rows.append({name: asked[name] for name in ("prompt", "answer", "kind", "entity")})
         tests.append(ask(entity, relation, rng.choice(RELATIONS[relation]["held_out"]), keys))
     rng.shuffle(rows)
     return rows, list(enumerate(tests))
+
+
+def worded_as_trained(row: dict, entities: list[dict]) -> bool:
+    """Whether a test of wording is asked in words that `wider` has too: it would test nothing."""
+    relation = RELATIONS.get(row["kind"], {"wider": [], "held_out": []})
+    shared = set(relation["wider"]) & set(relation["held_out"])
+    entity = next((one for one in entities if one["name"] == row["entity"]), None)
+    return row["split"] == "phrasing" and row["prompt"] in {fill(one, entity, row["kind"]) for one in shared}
 
 
 def _turned(key: str) -> str:

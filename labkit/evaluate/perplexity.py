@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from labkit import data, models
+from labkit.errors import DataError
 
 
 @torch.no_grad()
@@ -19,18 +20,21 @@ def perplexity(model, tokenizer, texts: list[str], *, max_length: int = 512, bat
     """{perplexity, low, high, nats_per_token, bits_per_byte, tokens} over the texts, each read from its beginning.
 
     low, high: 95% interval from 1,000 bootstrap draws of the texts. A text is cut after max_length tokens.
+    Raises DataError where there is nothing to predict.
     """
     model.eval()
     lead = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     encoded = [(lead + ids)[:max_length] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     encoded = sorted((ids for ids in encoded if len(ids) > 1), key=len)
+    if not encoded:
+        raise DataError("texts must hold two tokens at least", got=texts, remedy="Give longer texts.")
     sums, counts, size = [], [], 0
     for start in range(0, len(encoded), batch_size):
         batch = encoded[start : start + batch_size]
         for total, count in zip(*token_losses(model, batch, [1] * len(batch)), strict=True):
             sums.append(total)
             counts.append(count)
-        size += sum(len(tokenizer.decode(ids, skip_special_tokens=True).encode()) for ids in batch)
+        size += sum(len(tokenizer.decode(ids[1:]).encode()) for ids in batch)  # the first token is not predicted
     sums, counts = np.array(sums), np.array(counts)
     draws = np.random.default_rng(0).integers(len(sums), size=(1000, len(sums)))
     low, high = np.quantile(sums[draws].sum(1) / counts[draws].sum(1), [0.025, 0.975])

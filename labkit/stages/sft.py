@@ -47,7 +47,7 @@ def train(
     model, tokenizer = models.load(source, seed=config.seed, quantization=config.quantization, frozen=frozen)
     model = adapters.attach(model, config)
     if config.model == "smoke":
-        rows, held_out = rows.select(range(200)), held_out.select(range(40))
+        rows, held_out = (few.select(range(min(most, len(few)))) for few, most in ((rows, 200), (held_out, 40)))
     limit = {"loss_on": config.loss_on, "max_length": min(1024, model.config.max_position_embeddings)}
     train_rows = data.chat_rows(tokenizer, rows, **limit)
     held_out_rows = data.chat_rows(tokenizer, held_out, **limit)

@@ -85,11 +85,14 @@ class Bench(ipywidgets.VBox):
         for trace in figure.data:  # a label that stands in several charts stands in the legend once
             trace.showlegend = bool(trace.showlegend) and trace.name not in seen
             seen.add(trace.name)
-        figure.update_layout(height=230 * lines + 60, margin={"l": 50, "r": 10, "t": 40, "b": 40})
-        figure.update_layout(legend={"orientation": "h", "y": -0.12}, **plots.PAPER)
+        figure.update_layout(height=230 * lines + 80, margin={"l": 50, "r": 10, "t": 40, "b": 80})
+        legend = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}  # below the axes' names
+        figure.update_layout(legend=legend, **plots.PAPER)
         figure.update_xaxes(title="step", **plots.GRID)
         figure.update_yaxes(**plots.GRID)
-        return go.FigureWidget(figure)
+        widget = go.FigureWidget(figure)
+        widget._config = {**widget._config, "responsive": True}  # as wide as the notebook; plotly has no public way
+        return widget
 
     # What a change of the knobs shows
 
@@ -332,6 +335,7 @@ def costs(stage: str, config: Config) -> list[tuple[str, str, str]]:
         names = config.target_modules
         names = names if names == "all-linear" else [name.strip() for name in names.split(",")]
         knobs |= {"method": "lora", "lora_rank": config.lora_rank, "target_modules": names}
+        knobs["dtype"] = "bf16" if models.bf16() else "fp32"  # frozen weights, as models.load keeps them
         knobs["quantization"] = config.quantization
     found, free = budget.estimate(shape, **knobs), budget.available_bytes(models.device())
     verdict = budget.fits(found, free)
