@@ -220,28 +220,6 @@ def test_train_stop_reload_resume_restart(open_notebook):
     assert notebook.complaints == []
 
 
-def test_train_and_stop_without_subshells(open_notebook):
-    """Where the buttons' messages go through the kernel's one shell, training still leaves it free and obeys Stop."""
-    notebook = open_notebook("02_supervised_fine_tuning")
-    off = "app.serviceManager.kernels.commsOverSubshells = kernel.commsOverSubshells = 'disabled'"
-    assert notebook.evaluate(off) == "disabled"
-    notebook.run_cells("model = ", "import labkit", "live.bench")
-    assert notebook.evaluate("(await kernel.requestListSubshell({}).done).content.subshell_id") == []
-    panel = notebook.page.locator(".labkit-panel").first
-    panel.wait_for(timeout=30_000)
-    panel.get_by_label("steps", exact=False).first.fill("20001")  # another run than the test before has left
-    panel.get_by_label("eval_every", exact=False).first.fill("10000")
-    notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('not trained yet')")
-    notebook.button("Train").click()
-    notebook.until("(document.querySelector('.js-plotly-plot')?.data?.[0]?.x?.length || 0) >= 2")
-    notebook.evaluate(
-        "kernel.requestExecute({code: '6 * 7'}).done.then(() => true)"
-    )  # the notebook is usable meanwhile
-    notebook.button("Stop").click()
-    notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('is kept')", 30)
-    assert notebook.complaints == []
-
-
 def test_a_wrong_value_is_shown_beside_its_control_and_training_waits(open_notebook):
     notebook = open_notebook("07_dpo")
     notebook.run_cells("model = ", "import labkit", "live.bench")
