@@ -90,9 +90,7 @@ class Bench(ipywidgets.VBox):
         figure.update_layout(legend=legend, **plots.PAPER)
         figure.update_xaxes(title="step", **plots.GRID)
         figure.update_yaxes(**plots.GRID)
-        widget = go.FigureWidget(figure)
-        widget._config = {**widget._config, "responsive": True}  # as wide as the notebook; plotly has no public way
-        return widget
+        return go.FigureWidget(figure)
 
     # What a change of the knobs shows
 
