@@ -1,4 +1,4 @@
-"""The command line: `python -m labkit run | runs | show | train | fetch | doctor`.
+"""The command line: `python -m labkit run | runs | show | budget | train | fetch | doctor`.
 
 A mistake ends with one message on stderr: exit code 2 for a wrong parameter, 1 for anything else that went wrong.
 """
@@ -83,9 +83,8 @@ def show(run: Annotated[str, typer.Argument(help="a run's id, or the beginning o
         typer.echo("  " + " ".join(f"{name}={value}" for name, value in line.items()))
 
 
-@app.command()
-def train(config: Annotated[Path, typer.Argument(help='JSON: {"stage": "sft", "steps": 100, ...}')]) -> None:
-    """Train one stage from its config file; what `accelerate launch -m labkit train` starts."""
+def read_config(config: Path):
+    """(stage, Config) of a JSON file {"stage": "sft", "steps": 100, ...}. Raises ConfigError."""
     from labkit.config import STAGES
 
     try:
@@ -96,10 +95,40 @@ def train(config: Annotated[Path, typer.Argument(help='JSON: {"stage": "sft", "s
     if stage not in STAGES:
         remedy = f'Write "stage" with one of {", ".join(STAGES)}.'
         raise ConfigError(f"{config} must be a JSON object that names its stage", got=stage, remedy=remedy)
-    checked = STAGES[stage].from_dict(values)
+    return stage, STAGES[stage].from_dict(values)
+
+
+@app.command()
+def train(config: Annotated[Path, typer.Argument(help='JSON: {"stage": "sft", "steps": 100, ...}')]) -> None:
+    """Train one stage from its config file; what `accelerate launch -m labkit train` starts."""
+    stage, checked = read_config(config)
     from labkit.pipeline import train_stage  # loads torch
 
     typer.echo(f"done: {train_stage(stage, checked).path}")
+
+
+@app.command()
+def budget(
+    config: Annotated[Path, typer.Argument(help='JSON: {"stage": "sft", "model": "smol", ...}')],
+    probe: Annotated[bool, typer.Option(help="train three steps, without keeping them, to tell the time")] = False,
+) -> None:
+    """Whether a training will fit and how long it takes: memory by part, what to change, time from a probe."""
+    stage, checked = read_config(config)
+    from labkit import budget as plan  # loads torch
+    from labkit import models, training
+
+    knobs, shape = plan.knobs(stage, checked), plan.shape_of(stage, checked)
+    found, free = plan.estimate(shape, **knobs), plan.available_bytes(models.device())
+    typer.echo(f"{found.trainable:,} of {shape.parameters:,} weights train; rows of {knobs['seq_length']} tokens")
+    for part, size in [*found.parts.items(), ("loading, at its peak", found.loading), ("in all", found.total)]:
+        typer.echo(f"  {part:<22}{size / 1e6:12,.0f} MB")
+    typer.echo(f"{plan.fits(found, free)}: {free / 1e6:,.0f} MB are free")
+    for change in plan.advice(shape, free, **knobs)[:3]:
+        typer.echo(f"  try {change.text}: saves {change.saves / 1e6:,.0f} MB")
+    if probe:
+        pace = training.probe(checked, knobs)
+        seconds = plan.time_left(pace, checked.steps)
+        typer.echo(f"{pace:.2f} s a step: {checked.steps} steps take about {seconds:.0f} s without looks")
 
 
 @app.command()

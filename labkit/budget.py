@@ -17,6 +17,7 @@ LoRA on experts, grouped keys copied for padded rows, state-space scans, generat
 """
 
 import contextlib
+import functools
 import itertools
 import statistics
 import time
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, Conv1D, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Conv1D, PretrainedConfig
 
 from labkit import data, fetch, models
 from labkit.errors import ConfigError, ModelError
@@ -90,8 +91,7 @@ def shape(source: str | Path | PretrainedConfig) -> Shape:
     try:
         if not isinstance(source, PretrainedConfig):
             smoke = str(source) == "smoke"
-            folder = data.BASE if str(source) in ("nano", "smoke") else fetch.resolve(source)
-            source = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            source = AutoConfig.from_pretrained(_folder(source), trust_remote_code=False)
             source = models.nano_config(source.vocab_size, hidden_size=64, layers=2, heads=2) if smoke else source
         with torch.device("meta"):  # modules and sizes without numbers: a tenth of a second for 65B weights
             model = AutoModelForCausalLM.from_config(source)
@@ -118,6 +118,11 @@ def shape(source: str | Path | PretrainedConfig) -> Shape:
         attention=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
         norms=(layer_norms, len(norms) - layer_norms), between=_between(config, linears, modules, weights),
     )  # fmt: skip
+
+
+def _folder(source: str | Path) -> str | Path:
+    """Where the config and the tokenizer lie of what `models.load` takes."""
+    return data.BASE if str(source) in ("nano", "smoke") else fetch.resolve(source)
 
 
 def _between(config, linears: list, modules: dict, weights: dict) -> int:
@@ -221,6 +226,48 @@ def estimate(
     }  # fmt: skip
     loading = PROCESS[device] + weights + 4 * shape.largest
     return Budget(parts, loading, max(loading, sum(parts.values())), trains, bits)
+
+
+def shape_of(stage: str, config) -> Shape:
+    """The shape of the model that a stage's config trains; kept, because every turn of a knob asks for it."""
+    own = stage == "pretrain" and config.model == "nano"
+    return _kept((config.vocab_size, config.hidden_size, config.layers, config.heads) if own else config.model)
+
+
+@functools.cache
+def _kept(what: str | tuple[int, ...]) -> Shape:
+    if isinstance(what, str):
+        return shape(what)
+    vocab_size, hidden_size, layers, heads = what
+    return shape(models.nano_config(vocab_size, hidden_size=hidden_size, layers=layers, heads=heads))
+
+
+def knobs(stage: str, config) -> dict:
+    """The arguments of `estimate` for a stage's config on this machine, rows as long as its longest ones."""
+    found = {"stage": stage, "batch_size": config.batch_size, "autocast": models.bf16(), "device": models.device()}
+    found["optimizer"] = getattr(config, "optimizer", "adamw")
+    rows = stage, config.model, getattr(config, "data", ""), getattr(config, "turns", 1)
+    found["seq_length"] = config.block_size if stage == "pretrain" else row_length(*rows)
+    if getattr(config, "tuning", "full") == "lora":
+        found |= {"method": "lora", "lora_rank": config.lora_rank, "target_modules": config.target_modules}
+        found["dtype"] = "bf16" if models.bf16() else "fp32"  # frozen weights, as models.load keeps them
+        found["quantization"] = config.quantization
+    return found
+
+
+@functools.cache
+def row_length(stage: str, model: str, source: str, turns: int = 1) -> int:
+    """Tokens of the longest rows, `turns` to a conversation, by the model's template. Raises DataError, ModelError."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_folder(model), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        remedy = "Name a folder that holds the model's tokenizer too, or a Hub id (needs a network)."
+        raise ModelError("model has no usable tokenizer", got=model, remedy=remedy) from error
+    rows, _ = data.pairs(source) if stage == "dpo" else data.instructions(source)
+    answers = [max(row.get("chosen", ""), row.get("rejected", ""), row.get("answer", ""), key=len) for row in rows]
+    longest = sorted(zip(rows["prompt"], answers, strict=True), key=lambda row: len(row[0]) + len(row[1]))[-8 * turns :]
+    groups = (longest[start : start + turns] for start in range(0, len(longest), turns))
+    return min(1024, max(len(data.conversation(tokenizer, group)["input_ids"]) for group in groups))
 
 
 def fits(budget: Budget, available: int) -> str:

@@ -12,13 +12,15 @@ import ast
 import dataclasses
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import ClassVar
 
 from labkit.errors import MISSING, ConfigError
 
-# what model="smoke" makes of values left at their defaults
-SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4"}
+# what model = "smoke" makes of values left at their defaults; what "smol" does, a Config's SMOL says
+SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1}
 _started: float | None = None  # time.monotonic() at the last configure(); records.record() measures from here
 
 
@@ -68,6 +70,7 @@ def _parent():
 class Config:
     """What every notebook has: the model and the seed. Raises ConfigError for a value of wrong type or range."""
 
+    SMOL: ClassVar[dict] = {}  # what suits the model "smol"
     model: str = option("nano", 'The model: "nano", "smol", "smoke" (seconds, for tests), a folder or a Hub id.')
     seed: int = option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
 
@@ -176,31 +179,59 @@ class TuningConfig(Config):
 class SFTConfig(TuningConfig):
     """Notebook 02: from a base model to one that answers."""
 
+    SMOL: ClassVar[dict] = {
+        "data": "glossary", "steps": 100, "batch_size": 2, "turns": 6, "replay": 0.1, "learning_rate": 2e-4,
+        "warmup_steps": 10, "eval_every": 100,
+    }  # fmt: skip
+
     steps: int = _steps(1700)
     batch_size: int = _batch_size(8)
     learning_rate: float = _learning_rate(4.5e-4)
     warmup_steps: int = _warmup_steps(50)
     loss_on: str = option("assistant", "Which tokens are learned from.", choices=("assistant", "all"))
     data: str = option("lab", 'The instruction pairs: "lab", "glossary" or the path of a JSONL file.')
+    turns: int = option(1, "Questions in one conversation; more share the template's system prompt.", low=1, high=64)
+    replay: float = option(
+        0.0, "Share of rows that are plain English, so that little of it is forgotten.", low=0.0, high=0.9
+    )
     parent: str = _parent()
     eval_every: int = _eval_every(340)
     retrain: bool = _retrain()
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRAConfig(SFTConfig):
-    """Notebook 03: SFT by low-rank adapters, several ranks beside full fine-tuning, several adapters on one base."""
+class AdapterConfig(SFTConfig):
+    """What notebooks 03 and 04 share: SFT by a low-rank adapter, beside full fine-tuning of the same model."""
+
+    SMOL: ClassVar[dict] = {  # six minutes on two cores
+        "data": "glossary", "steps": 215, "batch_size": 2, "turns": 6, "replay": 0.1, "learning_rate": 3e-3,
+        "lora_rank": 32, "lora_alpha": 64, "warmup_steps": 10, "eval_every": 215, "ranks": "4,32",
+        "adapter_steps": 30, "full_learning_rate": 2e-4, "seeds": 1,
+    }  # fmt: skip
 
     tuning: str = option("lora", "Which weights train; here an adapter's.", choices=("lora",))
-    quantization: str = option("none", "Bits of the frozen weights; notebook 04 has the others.", choices=("none",))
     steps: int = _steps(400)
     learning_rate: float = _learning_rate(3e-3)
     warmup_steps: int = _warmup_steps(20)
     eval_every: int = _eval_every(200)
-    ranks: str = option("1,4,16,64", "Ranks to compare, parted by commas.", identity=False)
     full_learning_rate: float = option(
         4.5e-4, "Peak learning rate of the full fine-tuning compared with.", low=1e-8, high=1.0, identity=False
     )
+
+    def full(self) -> SFTConfig:
+        """The same training with every weight, at full_learning_rate."""
+        low_rank = {field.name for field in dataclasses.fields(TuningConfig)} - {"model", "seed"}
+        shared = {field.name for field in dataclasses.fields(SFTConfig)} - low_rank
+        values = {name: value for name, value in self.as_dict().items() if name in shared}
+        return SFTConfig(**{**values, "learning_rate": self.full_learning_rate})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig(AdapterConfig):
+    """Notebook 03: several ranks beside full fine-tuning, several adapters on one base."""
+
+    quantization: str = option("none", "Bits of the frozen weights; notebook 04 has the others.", choices=("none",))
+    ranks: str = option("1,4,16,64", "Ranks to compare, parted by commas.", identity=False)
     adapter_steps: int = option(
         120, "Steps for each adapter of the rack.", low=1, high=1_000_000, unit="steps", identity=False
     )
@@ -212,12 +243,17 @@ class LoRAConfig(SFTConfig):
                 what = "ranks must be whole numbers from 1 to 1024 parted by commas"
                 raise ConfigError(what, got=self.ranks, remedy='Write for example ranks = "4,16".')
 
-    def full(self) -> SFTConfig:
-        """The same training with every weight, at full_learning_rate."""
-        low_rank = {field.name for field in dataclasses.fields(TuningConfig)} - {"model", "seed"}
-        shared = {field.name for field in dataclasses.fields(SFTConfig)} - low_rank
-        values = {name: value for name, value in self.as_dict().items() if name in shared}
-        return SFTConfig(**{**values, "learning_rate": self.full_learning_rate})
+
+@dataclass(frozen=True, kw_only=True)
+class QLoRAConfig(AdapterConfig):
+    """Notebook 04: the adapter on weights of four bits, beside eight, sixteen, and full fine-tuning."""
+
+    quantization: str = option(
+        "4bit",
+        "Bits of the frozen weights: 4bit is NF4 with double quantization (Dettmers et al. 2023).",
+        choices=("none", "8bit", "4bit"),
+    )
+    seeds: int = option(2, "Trainings of each kind that are compared.", low=1, high=20, unit="seeds", identity=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +285,7 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "01_pretraining": PretrainConfig,
     "02_supervised_fine_tuning": SFTConfig,
     "03_lora": LoRAConfig,
+    "04_qlora": QLoRAConfig,
     "07_dpo": DPOConfig,
 }
 
@@ -334,7 +371,7 @@ def configure(notebook: str, namespace: dict) -> Config:
     """The Config of a notebook from its own variables; called as `configure("07_dpo", globals())`.
 
     Checks that the parameters cell set every field, and that a cell which papermill injected sets no unknown name
-    (papermill itself only warns). Prints one line where model = "smoke" shortens the training. Starts the clock that
+    (papermill itself only warns). Prints one line where the model has sizes of its own. Starts the clock that
     `record` reads. Raises ConfigError.
     """
     global _started
@@ -350,7 +387,15 @@ def configure(notebook: str, namespace: dict) -> Config:
                 f"Add the line {field.name} = {field.default!r} to the parameters cell ({allowed(field)}) and run it."
             )
             raise ConfigError(f"{field.name} must be set in the parameters cell of {notebook}", remedy=remedy)
-    return _smoke_sized(check_parameters(notebook, {name: namespace[name] for name in names}))
+    config = check_parameters(notebook, {name: namespace[name] for name in names})
+    before, fitting = config.as_dict(), sized(config, keep=injected)
+    changes = [
+        f"{name} {before[name]} -> {value}" for name, value in fitting.as_dict().items() if value != before[name]
+    ]
+    if changes:
+        why = "tests the plumbing only" if config.model == "smoke" else "has sizes of its own"
+        print(f"model = {config.model} {why}: {', '.join(changes)}. Set other values to keep them.")
+    return fitting
 
 
 def seconds_since_configure() -> float | None:
@@ -358,18 +403,12 @@ def seconds_since_configure() -> float | None:
     return None if _started is None else time.monotonic() - _started
 
 
-def _smoke_sized(config: Config) -> Config:
-    """With model = "smoke", steps and eval_every shortened where they were left at their defaults; says so."""
-    if config.model != "smoke":
-        return config
+def sized(config: Config, keep: Iterable[str] = ()) -> Config:
+    """The config with what suits its model, "smoke" or "smol", in place of values left at their defaults but `keep`."""
+    sizes = {"smoke": SMOKE, "smol": config.SMOL}.get(config.model, {})
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    shorter = {
-        name: value for name, value in SMOKE.items() if name in defaults and getattr(config, name) == defaults[name]
-    }
-    if shorter:
-        changes = ", ".join(f"{name} {defaults[name]} -> {value}" for name, value in shorter.items())
-        print(f"model = smoke tests the plumbing only: {changes}. Set other values to keep them.")
-    return dataclasses.replace(config, **shorter)
+    left = {name for name in sizes if name in defaults and getattr(config, name) == defaults[name]} - set(keep)
+    return dataclasses.replace(config, **{name: sizes[name] for name in left})
 
 
 def _injected(namespace: dict, fields: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from labkit.errors import DataError
 
@@ -143,34 +143,65 @@ def messages(prompt: str, answer: str | None = None) -> list[dict]:
 
 
 def chat_row(tokenizer, prompt: str, answer: str, loss_on: str = "assistant") -> dict[str, list[int]]:
-    """One training row: `input_ids`, and `labels` that are IGNORED wherever the loss does not look.
+    """One training row of one question and its answer: see `conversation`."""
+    return conversation(tokenizer, [(prompt, answer)], loss_on)
 
-    With loss_on="assistant" only the answer and the token that ends it are learned. The prompt's length comes from
-    the template's own generation prompt, so a template without generation marks is masked rightly too; so is what a
-    template writes after the stop token.
+
+def conversation(tokenizer, turns: list[tuple[str, str]], loss_on: str = "assistant") -> dict[str, list[int]]:
+    """One training row of (prompt, answer) turns: `input_ids`, and `labels`, IGNORED where the loss does not look.
+
+    With loss_on="assistant" only answers and the tokens that end them are learned. A prompt's length comes from the
+    template's own generation prompt, so a template without generation marks is masked rightly too; so is what a
+    template writes after the stop token. Raises DataError where the template changes what was said before.
     """
-    whole = tokenizer.apply_chat_template(messages(prompt, answer), tokenize=True, return_dict=True)["input_ids"]
-    asked = tokenizer.apply_chat_template(
-        messages(prompt), tokenize=True, add_generation_prompt=True, return_dict=True
-    )["input_ids"]
+    said, whole, labels, end = [], [], [], 0
+    for prompt, answer in turns:
+        said += messages(prompt, answer)
+        asked, before = _templated(tokenizer, said[:-1], add_generation_prompt=True), whole[:end]
+        whole = _templated(tokenizer, said)
+        if whole[:end] != before:
+            remedy = "Write turns = 1: this template cannot be trained on several turns at once."
+            raise DataError("the chat template must not rewrite earlier turns", got=said, remedy=remedy)
+        start = len(asked) if whole[: len(asked)] == asked else _common_prefix(asked, whole)
+        stops = [place for place, token in enumerate(whole) if token == tokenizer.eos_token_id and place >= start]
+        end = stops[-1] + 1 if stops else len(whole)
+        labels += [IGNORED] * (start - len(labels)) + whole[start:end]
     if loss_on == "all":
         return {"input_ids": whole, "labels": list(whole)}
-    start = len(asked) if whole[: len(asked)] == asked else _common_prefix(asked, whole)
-    stops = [place for place, token in enumerate(whole) if token == tokenizer.eos_token_id and place >= start]
-    end = stops[-1] + 1 if stops else len(whole)
-    return {"input_ids": whole[:end], "labels": [IGNORED] * start + whole[start:end]}
+    return {"input_ids": whole[:end], "labels": labels}
+
+
+def _templated(tokenizer, said: list[dict], **options) -> list[int]:
+    return tokenizer.apply_chat_template(said, tokenize=True, return_dict=True, **options)["input_ids"]
 
 
 def _common_prefix(left: list[int], right: list[int]) -> int:
     return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
-def chat_rows(tokenizer, rows: Dataset, *, loss_on: str, max_length: int) -> Dataset:
-    """All rows as `chat_row`, cut to `max_length` tokens and checked: see `check_labels`."""
-    encoded = [chat_row(tokenizer, row["prompt"], row["answer"], loss_on) for row in rows]
+def chat_rows(tokenizer, rows: Dataset, *, loss_on: str, max_length: int, turns: int = 1) -> Dataset:
+    """The rows, `turns` of them to a conversation, cut to `max_length` tokens and checked: see `check_labels`."""
+    pairs = list(zip(rows["prompt"], rows["answer"], strict=True))
+    encoded = [conversation(tokenizer, pairs[start : start + turns], loss_on) for start in range(0, len(pairs), turns)]
     cut = [{key: values[:max_length] for key, values in row.items()} for row in encoded]
     check_labels(cut, tokenizer)
     return Dataset.from_list(cut)
+
+
+def with_replay(tokenizer, rows: Dataset, share: float, seed: int) -> Dataset:
+    """The rows and, among them, a share of rows of plain English, all of it learned, so that little is forgotten.
+
+    Rehearsal (Robins 1995); InstructGPT's PPO-ptx mixes in pretraining text likewise (Ouyang et al. 2022). The text is
+    the embedded corpus's articles and example sentences, never what perplexity is measured on, in rows as long as the
+    median of the others.
+    """
+    wanted = round(len(rows) * share / (1 - share))
+    if not wanted:
+        return rows
+    length = sorted(map(len, rows["input_ids"]))[len(rows) // 2]
+    texts = corpus()[0].filter(lambda kind: kind in ("article", "sentence"), input_columns="kind")
+    plain = blocks(tokenizer, texts.shuffle(seed=seed), length)[:wanted].tolist()
+    return concatenate_datasets([rows, Dataset.from_list([{"input_ids": ids, "labels": ids} for ids in plain])])
 
 
 def check_labels(rows: list[dict], tokenizer) -> None:
@@ -199,13 +230,13 @@ def check_labels(rows: list[dict], tokenizer) -> None:
 
 
 def blocks(tokenizer, documents: Dataset, block_size: int):
-    """Documents, each led by the end-of-text token, laid end to end and cut into rows of `block_size` tokens.
+    """Documents laid end to end, each led by the token that begins (or else ends) a text, cut into rows.
 
     Returns a torch tensor (rows, block_size) of int64; the last, incomplete row is dropped.
     """
     import torch
 
-    lead = tokenizer.bos_token_id
+    lead = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ids: list[int] = []
     for encoded in tokenizer(list(documents["text"]), add_special_tokens=False)["input_ids"]:
         ids.append(lead)

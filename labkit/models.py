@@ -206,6 +206,13 @@ def bf16() -> bool:
     return False
 
 
+def peak_mb() -> float:
+    """The most memory (MB = 10^6 bytes) held at once up to now: a CUDA GPU's by torch, else this process's."""
+    from labkit import runs
+
+    return round(torch.cuda.max_memory_allocated() / 1e6, 1) if device() == "cuda" else runs.peak_rss_mb()
+
+
 def autocast():
     """The context that every forward pass of the lab's own code runs in."""
     return torch.autocast(device(), dtype=torch.bfloat16, enabled=bf16())

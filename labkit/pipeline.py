@@ -71,8 +71,7 @@ def seconds_per_step(stage: str, config: Config) -> float | None:
 
 
 def _default(kind: type[Config], model: str, seed: int) -> Config:
-    small = {name: value for name, value in configs.SMOKE.items() if model == "smoke" and hasattr(kind, name)}
-    return kind(model=model, seed=seed, **small)
+    return configs.sized(kind(model=model, seed=seed))
 
 
 def sft_run(model: str, seed: int, say=print, stop: threading.Event | None = None, retrain: bool = False) -> runs.Run:

@@ -17,6 +17,7 @@ import platform
 import re
 import resource
 import shutil
+import statistics
 import sys
 import time
 import warnings
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 
 from labkit.config import Config
@@ -168,6 +170,13 @@ class Run:
                 remedy = f"Delete line {number} of {file}."
                 raise RunError("metrics.jsonl must hold one JSON object a line", got=line, remedy=remedy) from None
         return rows
+
+    def seconds_per_step(self) -> float:
+        """The median over the logged lines, so that looks at held-out data do not count; nan before two lines."""
+        rows = [row for row in self.history() if "loss" in row]
+        lines = [(b["seconds"] - a["seconds"], b["step"] - a["step"]) for a, b in pairwise(rows)]
+        paces = [seconds / steps for seconds, steps in lines if steps > 0]
+        return statistics.median(paces) if paces else math.nan
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, before training resumes from a checkpoint of that step."""

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import transformers
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 
-from labkit import adapters, models
+from labkit import adapters, budget, data, models
 from labkit.config import Config
 from labkit.errors import Stopped, TrainingError
 from labkit.runs import Run, write_json
@@ -133,6 +134,7 @@ def fit(trainer, run: Run, stop: threading.Event | None = None) -> bool:
     keep_first_batch(trainer.model, run)
     try:
         trainer.train(resume_from_checkpoint=last)
+        run.info["peaks_mb"] = run.info.get("peaks_mb", {}) | {"training": models.peak_mb()}
         if not any("held_out_loss" in row for row in run.history() if row["step"] == trainer.state.global_step):
             trainer.evaluate()  # resumed after a stop that cut the last look short
     except (KeyboardInterrupt, Stopped) as stopped:
@@ -148,6 +150,44 @@ def fit(trainer, run: Run, stop: threading.Event | None = None) -> bool:
         run.stop()
         return False
     return True
+
+
+def load(run: Run, config: Config, source: str | Path):
+    """(model with its adapter, if it gets one; tokenizer), the peaks of memory before and after kept in the run."""
+    peaks = {"before loading": models.peak_mb()}
+    frozen = config.tuning == "lora"
+    model, tokenizer = models.load(source, seed=config.seed, quantization=config.quantization, frozen=frozen)
+    run.info["peaks_mb"] = peaks | {"loading": models.peak_mb()}
+    return adapters.attach(model, config), tokenizer
+
+
+def probe(config: Config, knobs: dict, n: int = 3) -> float:
+    """Seconds per step of a training with these knobs of `budget.knobs`, from n steps on random tokens; none is kept.
+
+    The loss is next-token prediction in every stage. DPO's pairs count as two rows.
+    """
+    rows = knobs["batch_size"] * (2 if knobs["stage"] == "dpo" else 1)
+    quantization, lora = knobs.get("quantization", "none"), knobs.get("method") == "lora"
+    if knobs["stage"] == "pretrain" and config.model == "nano":
+        size = {"hidden_size": config.hidden_size, "layers": config.layers, "heads": config.heads}
+        model = AutoModelForCausalLM.from_config(models.nano_config(config.vocab_size, **size))
+    else:
+        source = data.BASE if config.model == "nano" else config.model
+        model, _ = models.load(source, quantization=quantization, frozen=lora)
+    model = adapters.attach(model, config) if lora else model
+    model = model.to(models.device()).train()
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
+    ids = torch.randint(model.config.vocab_size, (rows, knobs["seq_length"]), device=model.device)
+
+    def step() -> float:
+        with models.autocast():
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()  # waits for the device
+
+    return budget.probe(step, n)
 
 
 def keep_first_batch(model, run: Run) -> None:

@@ -3,6 +3,7 @@
 LABKIT_SCREENSHOTS=FOLDER keeps a picture of every notebook there.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -28,16 +29,21 @@ NOISE = re.compile(r"favicon|Failed to load resource|WebSocket|font|ResizeObserv
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """(address, folder) of a JupyterLab on the loopback address, on a copy of the notebooks set to the smoke model."""
-    folder = tmp_path_factory.mktemp("lab")
+@contextlib.contextmanager
+def jupyterlab(folder: Path, **settings: dict):
+    """(address, folder) of a JupyterLab on the loopback address, on a copy of the notebooks set to the smoke model.
+
+    settings: of JupyterLab, beside the test's own; a name stands for an extension's file of settings.
+    """
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     for file in (folder / "notebooks").glob("*.ipynb"):
         file.write_text(re.sub(r'model = \\"nano\\"', r'model = \\"smoke\\"', file.read_text()))
-    settings = folder / "config" / "lab" / "user-settings" / "@jupyterlab" / "notebook-extension"
-    settings.mkdir(parents=True)  # every cell is in the page, also one that is scrolled away
-    (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none", "kernelShutdown": true}')
+    # every cell is in the page, also one that is scrolled away
+    settings["notebook-extension/tracker"] = {"windowingMode": "none", "kernelShutdown": True}
+    for name, values in settings.items():
+        file = folder / "config" / "lab" / "user-settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -51,18 +57,25 @@ def lab(tmp_path_factory):
     command += ["--allow-root"] if os.geteuid() == 0 else []
     log = (folder / "log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    for _ in range(120):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={TOKEN}", timeout=2)
-            break
-        except OSError:
-            time.sleep(0.5)
-    else:
-        process.kill()
-        pytest.fail((folder / "log").read_text()[-2000:])
-    yield f"http://127.0.0.1:{port}/lab", folder
-    process.terminate()
-    process.wait(timeout=30)
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={TOKEN}", timeout=2)
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail((folder / "log").read_text()[-2000:])
+        yield f"http://127.0.0.1:{port}/lab", folder
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +209,8 @@ def test_train_stop_reload_resume_restart(open_notebook):
     points = "(document.querySelector('.js-plotly-plot')?.data?.[0]?.x?.length || 0)"
     first = notebook.until(f"{points} >= 2 && {points}")
     notebook.until(f"{points} > {first}")  # the curve moves
+    chart, panel_width = "document.querySelector('.js-plotly-plot .main-svg').clientWidth", "panel.node.clientWidth"
+    notebook.until(f"{chart} > 0.7 * {panel_width}", 10)  # as wide as the notebook, not plotly's 700 px
     notebook.execute("print('still usable')")
     notebook.evaluate("app.commands.execute('docmanager:save').then(() => true)")
     notebook.page.reload()  # the page is gone and comes back; the training has not noticed
@@ -218,6 +233,29 @@ def test_train_stop_reload_resume_restart(open_notebook):
     assert int(re.search(r"step (\d+) of", notebook.status())[1]) >= step
     assert notebook.button("Resume").is_enabled()
     assert notebook.complaints == []
+
+
+def test_train_and_stop_without_subshells(browser, tmp_path):
+    """The widgets' messages go the kernel's one way, as with kernels that know no subshells."""
+    plain = {"apputils-extension/kernels-settings": {"commsOverSubshells": "disabled"}}
+    with jupyterlab(tmp_path, **plain) as lab:
+        notebook = Notebook(browser, lab, "02_supervised_fine_tuning")
+        notebook.run_cells("model = ", "import labkit", "live.bench")
+        panel = notebook.page.locator(".labkit-panel").first
+        panel.wait_for(timeout=60_000)
+        assert notebook.evaluate("kernel.commsOverSubshells") == "disabled"
+        panel.get_by_label("steps", exact=False).first.fill("20000")
+        panel.get_by_label("eval_every", exact=False).first.fill("10000")
+        notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('not trained yet')")
+        notebook.button("Train").click()
+        points = "(document.querySelector('.js-plotly-plot')?.data?.[0]?.x?.length || 0)"
+        first = notebook.until(f"{points} >= 2 && {points}")
+        notebook.execute("print('still usable')")
+        notebook.until(f"{points} > {first}")
+        notebook.button("Stop").click()
+        notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('is kept')", 30)
+        assert notebook.complaints == []
+        notebook.close()
 
 
 def test_a_wrong_value_is_shown_beside_its_control_and_training_waits(open_notebook):

@@ -1,6 +1,7 @@
 """Budgets: weights against peft, bytes against torch and bitsandbytes, sums against published figures."""
 
 import dataclasses
+import json
 import math
 import weakref
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers import (
 )
 
 from labkit import budget, data, models
+from labkit.config import PretrainConfig, QLoRAConfig, SFTConfig
 from labkit.errors import ConfigError, ModelError
 from labkit.stages.pretrain import MuonWithAdamW
 
@@ -414,6 +416,34 @@ def test_advice_combines_where_no_change_is_enough_and_admits_defeat(llama_65b):
         fewer = {name: value for name, value in first.knobs.items() if name != spared}
         assert budget.estimate(llama_65b, **knobs | fewer).total > 48 * 2**30
     assert not any(change.fits for change in budget.advice(llama_65b, 10**9, **knobs))
+
+
+# What a stage's config stands for
+
+
+def rows_of(path, answers):
+    path.write_text("".join(json.dumps({"prompt": "Say it", "answer": answer}) + "\n" for answer in answers))
+    return str(path)
+
+
+def test_knobs_follow_the_config_and_its_longest_rows(tmp_path):
+    short = rows_of(tmp_path / "short.jsonl", ["one"] * 30)
+    long = rows_of(tmp_path / "long.jsonl", ["one"] * 29 + ["a b " * 99])
+    tokenizer = models.load("smoke")[1]
+    assert budget.row_length("sft", "smoke", short) == len(data.chat_row(tokenizer, "Say it", "one")["input_ids"])
+    assert budget.row_length("sft", "smoke", long) == len(data.chat_row(tokenizer, "Say it", "a b " * 99)["input_ids"])
+    plain = budget.knobs("sft", SFTConfig(model="smoke", data=long, batch_size=5))
+    assert plain["batch_size"] == 5 and "method" not in plain and plain["seq_length"] > 150
+    config = QLoRAConfig(model="smoke", data=short, lora_rank=3, target_modules="q_proj")
+    found = budget.estimate(budget.shape("smoke"), **budget.knobs("sft", config))
+    assert found.trainable == 3 * (64 + 64) and found.bits_per_weight < 4.2  # one attention layer
+    assert budget.knobs("pretrain", PretrainConfig(block_size=77))["seq_length"] == 77
+
+
+def test_a_model_without_a_tokenizer_is_named(tmp_path):
+    TINY["llama"].save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"no usable tokenizer.*holds the model's tokenizer too"):
+        budget.row_length("sft", str(tmp_path), "glossary")
 
 
 # Wrong values

@@ -31,7 +31,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     text, _, loaded = printed.partition("LOADED")
-    assert all(name in text for name in ("run", "runs", "show", "train", "fetch", "doctor"))
+    assert all(name in text for name in ("run", "runs", "show", "budget", "train", "fetch", "doctor"))
     assert not {"torch", "papermill", "pandas", "labkit.execute"} & set(loaded.split())
 
 
@@ -44,6 +44,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
         (["run", "00", "--all"], 2, "either a notebook or --all; got '00'"),
         (["run", "--all", "-p", "beta=0.3"], 2, "beta is not a parameter of every notebook; got 0.3"),
         (["train", "none.json"], 2, "none.json must be a readable JSON file"),
+        (["budget", "none.json"], 2, "none.json must be a readable JSON file"),
         (["show", "sft-nano"], 1, "run must be the id of a run"),
     ],
 )
@@ -149,3 +150,15 @@ def test_doctor_compares_with_the_lock(tmp_path, monkeypatch):
 def test_doctor_finds_the_devices():
     level, _, found, _ = cli._devices()
     assert level == "ok" and found.startswith("CPU")
+
+
+@pytest.mark.parametrize("about", [{"stage": "sft", "data": "glossary", "tuning": "lora"}, {"stage": "pretrain"}])
+def test_budget_says_what_a_training_weighs_and_how_long_it_takes(tmp_path, about):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model": "smoke", "steps": 50, "batch_size": 2, **about}))
+    done = runner.invoke(cli.app, ["budget", str(file), "--probe"])
+    assert done.exit_code == 0, done.output
+    parts = {line[2:24].strip(): line[24:].strip() for line in done.output.splitlines() if line.startswith("  ")}
+    sizes = {name: float(size.removesuffix(" MB").replace(",", "")) for name, size in parts.items()}
+    assert sizes["process"] > 100 and sizes["in all"] >= sum(sizes[name] for name in ("process", "activations"))
+    assert "fits" in done.output and "50 steps take about" in done.output

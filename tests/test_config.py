@@ -193,3 +193,24 @@ def test_a_notebook_of_a_stage_may_have_more_parameters_and_they_change_no_run()
 def test_ranks_are_numbers_parted_by_commas(ranks):
     with pytest.raises(ConfigError, match="ranks must be"):
         module.LoRAConfig(ranks=ranks)
+
+
+def test_qlora_stands_beside_full_fine_tuning_at_its_own_learning_rate():
+    config = module.QLoRAConfig(seeds=3, batch_size=4)
+    assert module.stage_of("04_qlora") == "sft" and (config.tuning, config.quantization) == ("lora", "4bit")
+    full = config.full()
+    assert type(full) is module.SFTConfig and (full.tuning, full.quantization, full.lora_rank) == ("full", "none", 16)
+    assert (full.steps, full.batch_size, full.learning_rate) == (config.steps, 4, config.full_learning_rate)
+
+
+def test_smol_gets_sizes_of_its_own_where_nothing_else_is_said(capsys):
+    plain = module.LoRAConfig(model="smol").as_dict()
+    config = module.configure("03_lora", plain)
+    assert {name: getattr(config, name) for name in module.LoRAConfig.SMOL if name != "seeds"} == {
+        name: value for name, value in module.LoRAConfig.SMOL.items() if name != "seeds"
+    }
+    assert "model = smol has sizes of its own: " in capsys.readouterr().out
+    assert module.configure("03_lora", plain | {"steps": 7}).steps == 7  # a value that was set stays
+    given = ["\n".join(f"{name} = {value!r}" for name, value in plain.items()), "# Parameters\nturns = 1"]
+    assert module.configure("03_lora", plain | {"In": given}).turns == 1  # also where it is the default
+    assert module.sized(module.LoRAConfig()) == module.LoRAConfig()

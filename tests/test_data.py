@@ -1,5 +1,6 @@
 """The data: nothing held out leaks into training, every row is whole, the build repeats itself, mistakes are named."""
 
+import copy
 import functools
 import hashlib
 import itertools
@@ -16,7 +17,7 @@ from datasets import Dataset
 
 from labkit import data, models
 from labkit.errors import DataError
-from labkit.evaluate import checkers
+from labkit.evaluate import checkers, perplexity
 
 TRAINED = ("instructions", "instructions_held_out", "pairs", "pairs_held_out")
 DOCUMENTS = ("corpus", "corpus_held_out")
@@ -365,6 +366,51 @@ def test_the_lab_files_and_their_hashes():
     assert data.questions() == rows("questions")
     expected = hashlib.sha256(data.LAB["pairs"].read_bytes()).hexdigest()[:16]
     assert data.file_hash("lab", "pairs") == expected == data.file_hash(str(data.LAB["pairs"]), "corpus")
+
+
+def test_a_conversation_learns_every_answer_and_no_question(tokenizer):
+    turns = [("What is a river?", "A stream of water."), ("And a lamp?", "A light."), ("12", "7")]
+    row = data.conversation(tokenizer, turns)
+    alone = [data.chat_row(tokenizer, *turn) for turn in turns]
+    assert row["input_ids"] == list(itertools.chain(*(one["input_ids"] for one in alone)))  # the lab's own template
+    assert row["labels"] == list(itertools.chain(*(one["labels"] for one in alone)))
+    rows = Dataset.from_list([{"prompt": prompt, "answer": answer} for prompt, answer in turns])
+    two = data.chat_rows(tokenizer, rows, loss_on="assistant", max_length=99, turns=2)
+    assert two["labels"] == [row["labels"][: -len(alone[2]["labels"])], alone[2]["labels"]]
+
+
+def test_a_system_prompt_is_paid_once_in_a_conversation(tokenizer):
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = (
+        "{{ 'Be kind. ' }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}"
+        "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ ' ' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    row = data.conversation(plain, [("a", "b"), ("c", "d")])
+    assert plain.decode(row["input_ids"]).count("Be kind.") == 1
+    learned = "".join(plain.decode([label]) if label != data.IGNORED else "~" for label in row["labels"])
+    assert [part for part in learned.split("~") if part] == ["b<|end|>", "d<|end|>"]
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    data.conversation(plain, [("a", "b")])
+    with pytest.raises(DataError, match=r"must not rewrite earlier turns.*turns = 1"):
+        data.conversation(plain, [("a", "b"), ("c", "d")])
+
+
+def test_replay_mixes_in_plain_english_that_no_test_reads(tokenizer):
+    rows = Dataset.from_list([data.chat_row(tokenizer, "Say it", "one two three four five " * 9)] * 60)
+    assert data.with_replay(tokenizer, rows, 0.0, seed=0) is rows
+    mixed = data.with_replay(tokenizer, rows, 0.25, seed=0)
+    assert len(mixed) == 80 and mixed[:60] == rows[:60]
+    plain = mixed.select(range(60, 80))
+    assert all(row["labels"] == row["input_ids"] and len(row["labels"]) == len(rows[0]["labels"]) for row in plain)
+    text = " ".join(tokenizer.batch_decode(plain["input_ids"]))
+    assert any(one["text"] in text for one in data.corpus()[0] if one["kind"] == "sentence")
+    held_out = set(perplexity.held_out_texts())
+    assert not any(one["text"] in held_out for one in data.corpus()[0] if one["kind"] in ("article", "sentence"))
 
 
 def test_chat_row_learns_the_answer_and_the_end_and_nothing_else(tokenizer):

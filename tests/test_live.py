@@ -119,3 +119,15 @@ def test_a_long_history_is_thinned_without_losing_its_peaks():
     points[77] = (77, -9.0)
     x, y = plots.thinned(points, 2000)
     assert len(x) <= 2000 and list(x) == sorted(x) and max(y) == 9.0 and min(y) == -9.0
+
+
+def test_a_histogram_counts_every_weight_and_marks_the_levels():
+    figure = plots.histogram([0.0] * 30 + [1.0] * 10, [-1.0, 0.5], title="t", x="x")
+    assert sum(figure.data[0].y) == pytest.approx(1) and max(figure.data[0].y) == 0.75
+    assert [line.x0 for line in figure.layout.shapes] == [-1.0, 0.5]
+
+
+def test_stacked_bars_have_every_part_and_what_was_measured():
+    figure = plots.stacked({"a": {"x": 1.0}, "b": {"x": 2.0, "y": 3.0}}, title="t", y="MB", marks={"a": 1.5})
+    assert {trace.name: list(trace.y) for trace in figure.data} == {"x": [1, 2], "y": [0, 3], "measured": [1.5]}
+    assert figure.layout.barmode == "stack"

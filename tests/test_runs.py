@@ -1,6 +1,7 @@
 """The run store: content makes the id, kills leave nothing half-written, bad files are told and not in the way."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -205,3 +206,12 @@ def test_versions_line_names_everything():
     for part in ("python 3.", "torch 2.", "transformers 5.", "trl 1.", "device cpu", "dtype bfloat16", "seed 7"):
         assert part in line
     assert "\n" not in line
+
+
+def test_the_pace_is_the_median_so_that_a_look_does_not_count(store):
+    run = runs.open_run("sft", SFTConfig(model="smoke"))
+    assert math.isnan(run.seconds_per_step())
+    for step, seconds in ((1, 1.0), (3, 2.0), (5, 3.0), (7, 34.0), (9, 35.0)):
+        run.log(step, loss=1.0, seconds=seconds)
+        run.log(step, held_out_loss=1.0, seconds=seconds)
+    assert run.seconds_per_step() == 0.5

@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from labkit import data, models, pipeline, runs
+from labkit import adapters, data, models, pipeline, runs
 from labkit.config import DPOConfig, PretrainConfig, SFTConfig
 from labkit.errors import DataError, RunError
 from labkit.stages import dpo, pretrain, sft
@@ -53,6 +53,27 @@ def test_pretraining_learns_and_is_found_again(folder):
     assert run.status == "finished" and run.metrics["bits_per_byte"] > 0
     said = []
     assert pretrain.train(config, say=said.append).id == run.id and "already run" in said[0]
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_skipping_unlearned_tokens_changes_neither_loss_nor_gradients(folder, tuning):
+    config = SFTConfig(model=str(folder / "model"), tuning=tuning)
+    batch = {"input_ids": torch.arange(5, 29).view(2, 12), "labels": torch.arange(5, 29).view(2, 12).clone()}
+    batch["labels"][0, :4] = batch["labels"][1, 3:9] = data.IGNORED
+    found = []
+    for skip in (False, True):
+        model = adapters.attach(models.load(folder / "model")[0], config)
+        if skip:
+            sft.score_learned_tokens_only(model)
+        with models.autocast():
+            loss, mean = model(**batch, num_items_in_batch=7).loss, model(**batch).loss
+            logits = model(input_ids=batch["input_ids"]).logits
+        (loss + mean).backward()
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        found.append((loss, mean, logits, *gradients))
+    assert len(found[0]) == len(found[1]) > 5 and found[1][2].shape[:2] == (2, 12)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)  # bf16 sums in another order
 
 
 def test_sft_moves_every_weight(folder):

@@ -20,7 +20,7 @@ import transformers
 import trl
 from datasets import Dataset
 
-from labkit import adapters, data, models, runs, training
+from labkit import data, models, runs, training
 from labkit.config import DPOConfig
 from labkit.errors import Stopped
 
@@ -60,9 +60,7 @@ def train(
         return run
     transformers.set_seed(config.seed)
     pairs, held_out = data.pairs(config.data)
-    frozen = config.tuning == "lora"
-    model, tokenizer = models.load(source, seed=config.seed, quantization=config.quantization, frozen=frozen)
-    model = adapters.attach(model, config)  # with an adapter, the reference is the model without it
+    model, tokenizer = training.load(run, config, source)  # with an adapter, the reference is the model without it
     needed = config.steps * config.batch_size
     pairs = pairs.shuffle(seed=config.seed).select(range(min(needed, len(pairs))))  # no reference for pairs never seen
     held_out = held_out.select(range(min(32 if config.model == "smoke" else 256, len(held_out))))

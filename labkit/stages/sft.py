@@ -22,6 +22,31 @@ class Trainer(trl.SFTTrainer):
         compute_loss = transformers.Trainer.compute_loss
 
 
+def score_learned_tokens_only(model: torch.nn.Module) -> None:
+    """Let the output head and the model's own loss skip the tokens that are not learned: the same loss, sooner.
+
+    Where no labels are given, as in generation, every token is scored.
+    """
+    model = model.get_base_model() if adapters.is_peft(model) else model
+    learned: list[torch.Tensor | None] = [None]  # (rows, tokens - 1): whether the token after this one is learned
+
+    def remember(module, args, kwargs):
+        labels = kwargs.get("labels")
+        learned[0] = None if labels is None else labels[:, 1:] != data.IGNORED
+
+    def select(head, args):
+        return args if learned[0] is None else (args[0][:, :-1][learned[0]], *args[1:])
+
+    def loss(logits, labels, vocab_size, num_items_in_batch=None, **_):
+        targets = labels[:, 1:][learned[0]]
+        total = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+        return total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+
+    model.register_forward_pre_hook(remember, with_kwargs=True)
+    model.get_output_embeddings().register_forward_pre_hook(select)
+    model.loss_function = loss
+
+
 def train(
     config: SFTConfig,
     source: str | Path,
@@ -43,13 +68,13 @@ def train(
         return run
     transformers.set_seed(config.seed)
     rows, held_out = data.instructions(config.data)
-    frozen = config.tuning == "lora"
-    model, tokenizer = models.load(source, seed=config.seed, quantization=config.quantization, frozen=frozen)
-    model = adapters.attach(model, config)
+    model, tokenizer = training.load(run, config, source)
     if config.model == "smoke":
         rows, held_out = (few.select(range(min(most, len(few)))) for few, most in ((rows, 200), (held_out, 40)))
     limit = {"loss_on": config.loss_on, "max_length": min(1024, model.config.max_position_embeddings)}
-    train_rows = data.chat_rows(tokenizer, rows, **limit)
+    shuffled = rows.shuffle(seed=config.seed) if config.turns > 1 else rows  # neighbours share a term or a relation
+    train_rows = data.chat_rows(tokenizer, shuffled, turns=config.turns, **limit)
+    train_rows = data.with_replay(tokenizer, train_rows, config.replay, config.seed)
     held_out_rows = data.chat_rows(tokenizer, held_out, **limit)
 
     recorder = training.Recorder(run, say, stop)
@@ -60,6 +85,7 @@ def train(
         max_length=limit["max_length"],
         lr_scheduler_type="linear",
         train_sampling_strategy="group_by_length",  # rows of like length together: less padding, a third faster
+        pad_to_multiple_of=16 if models.device() == "cpu" else None,  # a CPU compiles kernels for every new length
         optim="adamw_torch",
         adam_beta2=0.95,
         weight_decay=0.0,
@@ -69,13 +95,17 @@ def train(
         callbacks=[recorder],
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
+    if models.device() == "cpu":
+        score_learned_tokens_only(model)
     if training.fit(trainer, run, stop):
         training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
         looks = [row for row in run.history() if "held_out_loss" in row]
+        tokens = sum(map(len, train_rows["input_ids"]))
         run.finish(
             held_out_loss=looks[-1]["held_out_loss"],
             rows_seen=config.steps * config.batch_size,
             passes=config.steps * config.batch_size / len(train_rows),
+            tokens_seen=round(config.steps * config.batch_size * tokens / len(train_rows)),
             **models.weights(model),
         )
     return run

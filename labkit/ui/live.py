@@ -5,7 +5,6 @@ twice a second and owns the widgets. Torch leaves the kernel free enough to use 
 """
 
 import dataclasses
-import functools
 import json
 import os
 import threading
@@ -25,7 +24,6 @@ from labkit.ui.panel import Panel
 from labkit.ui.text import safe_html
 
 PULSE = 0.5  # seconds between two looks of the pump
-ROW_LENGTH = 64  # tokens of a row that the memory is estimated for where rows are as long as their text
 MOST_POINTS = 2000  # drawn per curve; more only make the browser slow
 # what is drawn, chart by chart: title, unit, {logged name: label}
 LOSSES = ("loss", "nats per token", {"loss": "train", "held_out_loss": "held out"})
@@ -312,29 +310,9 @@ class Bench(ipywidgets.VBox):
         return {**(found or {}), "text/plain": f"{self.panel.title}\n  {self.panel.state.get('text', '')}"}
 
 
-@functools.cache
-def _shape(model: str, sizes: tuple[int, ...] = ()) -> budget.Shape:
-    """What the sizes of a model follow from; kept, because every turn of a knob asks for it."""
-    if not sizes:
-        return budget.shape(model)
-    vocab_size, hidden_size, layers, heads = sizes
-    return budget.shape(models.nano_config(vocab_size, hidden_size=hidden_size, layers=layers, heads=heads))
-
-
 def costs(stage: str, config: Config) -> list[tuple[str, str, str]]:
     """Lines on what a training weighs: weights that train, memory, whether it fits and what to change if not."""
-    own = stage == "pretrain" and config.model == "nano"
-    sizes = (config.vocab_size, config.hidden_size, config.layers, config.heads) if own else ()
-    shape = _shape(config.model, sizes)
-    knobs = {"stage": stage, "batch_size": config.batch_size, "autocast": models.bf16(), "device": models.device()}
-    knobs["seq_length"] = getattr(config, "block_size", ROW_LENGTH)
-    knobs["optimizer"] = getattr(config, "optimizer", "adamw")
-    if getattr(config, "tuning", "full") == "lora":
-        names = config.target_modules
-        names = names if names == "all-linear" else [name.strip() for name in names.split(",")]
-        knobs |= {"method": "lora", "lora_rank": config.lora_rank, "target_modules": names}
-        knobs["dtype"] = "bf16" if models.bf16() else "fp32"  # frozen weights, as models.load keeps them
-        knobs["quantization"] = config.quantization
+    shape, knobs = budget.shape_of(stage, config), budget.knobs(stage, config)
     found, free = budget.estimate(shape, **knobs), budget.available_bytes(models.device())
     verdict = budget.fits(found, free)
     lines = [

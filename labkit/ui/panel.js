@@ -155,6 +155,15 @@ function render({ model, el }) {
   showNotes();
   showState();
   say({ do: "shown" });
+  // plotly gives a chart 700 px when it draws before the page is laid out, and measures again when the window resizes
+  const fit = () => [300, 1500, 4000].forEach((wait) => setTimeout(() => window.dispatchEvent(new Event("resize")), wait));
+  let width = 0;
+  const watch = new ResizeObserver(() => {
+    if (el.clientWidth !== width) fit();
+    width = el.clientWidth;
+  });
+  watch.observe(el);
+  return () => watch.disconnect();
 }
 
 export default { render };

@@ -125,8 +125,9 @@ class Panel(anywidget.AnyWidget):
 
     def command(self) -> str:
         """Shell commands that run the same: papermill, the lab's runner, and the stage alone."""
-        defaults = type(self.start)()
+        defaults = configs.sized(type(self.start)(model=self.config.model))  # as `configure` reads what is left out
         changed = {name: value for name, value in self.config.as_dict().items() if value != getattr(defaults, name)}
+        changed = ({"model": self.config.model} if self.config.model != "nano" else {}) | changed
         mill = " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in changed.items())
         lab = " ".join(f"-p {name}={shlex.quote(str(value))}" for name, value in changed.items())
         lines = [
@@ -144,13 +145,13 @@ class Panel(anywidget.AnyWidget):
         """Set all knobs at once. Raises ConfigError for a preset that does not exist."""
         if name not in PRESETS:
             raise ConfigError("preset is not known", got=name, remedy=f"Known: {', '.join(PRESETS)}.")
-        defaults = type(self.start)(model=self.start.model, seed=self.start.seed)
-        config = self.start if name == "this notebook" else defaults
+        model = self.start.model if self.values["model"] == "smoke" else self.values["model"]
+        model = "smoke" if name == "smoke test" else model
+        config = self.start if name == "this notebook" else configs.sized(type(self.start)(model=model))
+        if name != "smoke test":
+            config = dataclasses.replace(config, seed=self.start.seed)
         if name == "a quarter of the steps" and hasattr(config, "steps"):
             config = dataclasses.replace(config, steps=max(1, config.steps // 4))
-        if name == "smoke test":
-            small = {key: value for key, value in configs.SMOKE.items() if hasattr(config, key)}
-            config = dataclasses.replace(config, model="smoke", **small)
         self.values = self._shown(config)
 
     def _do(self, content) -> None:

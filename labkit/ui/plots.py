@@ -2,6 +2,7 @@
 
 from itertools import cycle
 
+import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 
@@ -77,6 +78,33 @@ def points(found: dict[str, tuple], *, title: str, x: str, y: str) -> go.Figure:
         figure.add_scatter(x=[place], y=[share], error_y=error, name=name, mode="markers", marker=marker)
     figure.update_xaxes(type="log")
     figure.update_yaxes(tickformat=".0%")
+    return figure
+
+
+def histogram(values, marks: list[float], *, title: str, x: str) -> go.Figure:
+    """Shares of values in 200 bins, with a vertical line at each mark."""
+    counts, edges = np.histogram(values, bins=200)
+    figure = _figure(title, x, "share of weights")
+    figure.add_bar(
+        x=(edges[1:] + edges[:-1]) / 2, y=counts / counts.sum(), marker_color=COLOURS["base"], showlegend=False
+    )
+    for mark in marks:
+        figure.add_vline(x=mark, line={"color": COLOURS["instruction"], "width": 1.5})
+    figure.update_layout(bargap=0)
+    return figure
+
+
+def stacked(rows: dict[str, dict], *, title: str, y: str, marks: dict[str, float] | None = None) -> go.Figure:
+    """One bar for each name, made of its parts {part: size}; marks: what was measured, drawn as a diamond."""
+    figure = _figure(title, "", y)
+    colours = cycle(["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7f7f7f"])
+    for part in dict.fromkeys(part for parts in rows.values() for part in parts):
+        sizes = [parts.get(part, 0.0) for parts in rows.values()]
+        figure.add_bar(name=part, x=list(rows), y=sizes, marker_color=next(colours))
+    if marks:
+        marker = {"symbol": "diamond-open", "size": 12, "color": "#808080", "line": {"width": 2}}
+        figure.add_scatter(name="measured", x=list(marks), y=list(marks.values()), mode="markers", marker=marker)
+    figure.update_layout(barmode="stack")
     return figure
 
 
