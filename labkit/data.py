@@ -237,13 +237,14 @@ def blocks(tokenizer, documents: Dataset, block_size: int):
     import torch
 
     lead = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    ids: list[int] = []
-    for encoded in tokenizer(list(documents["text"]), add_special_tokens=False)["input_ids"]:
-        ids.append(lead)
-        ids.extend(encoded)
+    texts, parts = documents["text"], []
+    for start in range(0, len(documents), 5000):  # all at once would take a gigabyte
+        encoded = tokenizer(texts[start : start + 5000], add_special_tokens=False)["input_ids"]
+        parts.append(torch.tensor([token for ids in encoded for token in (lead, *ids)], dtype=torch.int32))
+    ids = torch.cat(parts)
     whole = len(ids) // block_size
     if whole == 0:
         raise DataError(
             "too little text for one training row", got=f"{len(ids)} tokens", remedy=f"Give more than {block_size}."
         )
-    return torch.tensor(ids[: whole * block_size]).view(whole, block_size)
+    return ids[: whole * block_size].view(whole, block_size).long()

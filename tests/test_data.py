@@ -407,7 +407,7 @@ def test_replay_mixes_in_plain_english_that_no_test_reads(tokenizer):
     assert len(mixed) == 80 and mixed[:60] == rows[:60]
     plain = mixed.select(range(60, 80))
     assert all(row["labels"] == row["input_ids"] and len(row["labels"]) == len(rows[0]["labels"]) for row in plain)
-    text = " ".join(tokenizer.batch_decode(plain["input_ids"]))
+    text = " ".join(tokenizer.batch_decode(list(plain["input_ids"])))
     assert any(one["text"] in text for one in data.corpus()[0] if one["kind"] == "sentence")
     held_out = set(perplexity.held_out_texts())
     assert not any(one["text"] in held_out for one in data.corpus()[0] if one["kind"] in ("article", "sentence"))
