@@ -6,9 +6,12 @@ token, half of what copying needs (Olsson et al. 2022, In-context learning and i
 more from the same tokens. transformers ships it: `AutoModelForCausalLM.from_pretrained` opens a checkpoint anywhere.
 """
 
+import contextlib
+import ctypes
 import functools
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -135,7 +138,10 @@ def load(source: str | Path, *, seed: int = 0, quantization: str = "none", froze
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         form = _number_format(quantization, frozen)
-        model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **form, **options)
+        with _freed_at_once() if quantization != "none" else contextlib.nullcontext():
+            model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **form, **options)
+            if quantization != "none":
+                _let_file_go(model)
     except (OSError, ValueError) as error:
         where = "the folder exists but holds no complete model" if Path(source).exists() else "no such folder here"
         raise ModelError(
@@ -154,6 +160,33 @@ def load(source: str | Path, *, seed: int = 0, quantization: str = "none", froze
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return model, tokenizer
+
+
+@contextlib.contextmanager
+def _freed_at_once():
+    """On Linux, blocks of a megabyte and more go back to the system when they are freed.
+
+    Else quantizing leaves holes in the heap, larger than the weights that it replaced. Only while loading: a training
+    takes and frees such blocks all the time and would lose a sixth of its pace.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-3, 2**20)  # M_MMAP_THRESHOLD
+    try:
+        yield
+    finally:
+        if mallopt:
+            mallopt(-3, 2**25)  # the highest that glibc itself would choose
+
+
+def _let_file_go(model) -> None:
+    """Copy what was not quantized, so that nothing needs the file of weights any more, which is mapped into memory."""
+    for line in Path("/proc/self/maps").read_text().splitlines() if sys.platform == "linux" else []:
+        if line.endswith(".safetensors"):  # its pages are read again where they are still needed
+            start, end = (int(place, 16) for place in line.split()[0].split("-"))
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), 4)  # MADV_DONTNEED
+    for part in (*model.parameters(), *model.buffers()):
+        part.data = part.data.clone() if part.is_floating_point() else part.data
 
 
 def _number_format(quantization: str, frozen: bool) -> dict:

@@ -157,6 +157,8 @@ def load(run: Run, config: Config, source: str | Path):
     peaks = {"before loading": models.peak_mb()}
     frozen = config.tuning == "lora"
     model, tokenizer = models.load(source, seed=config.seed, quantization=config.quantization, frozen=frozen)
+    for weight in model.parameters():  # they are mapped from their file and come at the first use: use them
+        weight.detach().max()
     run.info["peaks_mb"] = peaks | {"loading": models.peak_mb()}
     return adapters.attach(model, config), tokenizer
 
