@@ -1,13 +1,15 @@
 """LoRA: the adapter moves and the base does not; what is saved loads to the same logits; bad names are named."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from labkit import adapters, data, models
 from labkit.config import DPOConfig, SFTConfig
-from labkit.errors import ConfigError
+from labkit.errors import ConfigError, ModelError
 from labkit.stages import dpo, sft
 
 
@@ -79,6 +81,20 @@ def test_an_unknown_layer_is_named_before_training(folder):
     config = SFTConfig(**options(folder, data=str(folder / "sft.jsonl"), target_modules="q_prj"))
     with pytest.raises(ConfigError, match="Did you mean q_proj"):
         sft.train(config, folder / "model", "tiny", say=quiet)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_quantized_model_needs_its_file_no_more(folder):
+    model, _ = models.load(folder / "model", quantization="4bit")
+    assert str(folder / "model" / "model.safetensors") not in Path("/proc/self/maps").read_text()
+    assert model.get_input_embeddings().weight.isfinite().all()
+
+
+@pytest.mark.parametrize("where", ["mps", "npu"])
+def test_4bit_where_no_kernels_are_is_refused_before_anything_is_read(monkeypatch, where):
+    monkeypatch.setattr(models, "device", lambda: where)
+    with pytest.raises(ModelError, match=f'quantization must be none on {where}.*Write quantization = "none"'):
+        models.load(data.BASE, quantization="4bit")
 
 
 def test_4bit_gradients_after_a_look_at_held_out_data_are_those_before_it(folder):

@@ -209,8 +209,8 @@ def test_train_stop_reload_resume_restart(open_notebook):
     points = "(document.querySelector('.js-plotly-plot')?.data?.[0]?.x?.length || 0)"
     first = notebook.until(f"{points} >= 2 && {points}")
     notebook.until(f"{points} > {first}")  # the curve moves
-    chart, panel_width = "document.querySelector('.js-plotly-plot .main-svg').clientWidth", "panel.node.clientWidth"
-    notebook.until(f"{chart} > 0.7 * {panel_width}", 10)  # as wide as the notebook, not plotly's 700 px
+    widths = [f"document.querySelector('{part}').clientWidth" for part in (".main-svg", ".labkit-panel")]
+    notebook.until(f"{widths[1]} > 750 && {widths[0]} === {widths[1]}", 10)  # not plotly's 700 px
     notebook.execute("print('still usable')")
     notebook.evaluate("app.commands.execute('docmanager:save').then(() => true)")
     notebook.page.reload()  # the page is gone and comes back; the training has not noticed

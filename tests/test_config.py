@@ -1,6 +1,7 @@
 """Parameters: every wrong name, type and value is refused with the near miss and the allowed values."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 
@@ -214,3 +215,11 @@ def test_smol_gets_sizes_of_its_own_where_nothing_else_is_said(capsys):
     given = ["\n".join(f"{name} = {value!r}" for name, value in plain.items()), "# Parameters\nturns = 1"]
     assert module.configure("03_lora", plain | {"In": given}).turns == 1  # also where it is the default
     assert module.sized(module.LoRAConfig()) == module.LoRAConfig()
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, "64"), ({"LRU_CACHE_CAPACITY": "9"}, "9")])
+def test_few_compiled_kernels_are_kept_unless_the_user_says_otherwise(given, kept):
+    code = "import labkit, os; print(os.environ['LRU_CACHE_CAPACITY'])"
+    plain = {name: value for name, value in os.environ.items() if name != "LRU_CACHE_CAPACITY"}
+    done = subprocess.run([sys.executable, "-c", code], env=plain | given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == kept

@@ -131,3 +131,12 @@ def test_stacked_bars_have_every_part_and_what_was_measured():
     figure = plots.stacked({"a": {"x": 1.0}, "b": {"x": 2.0, "y": 3.0}}, title="t", y="MB", marks={"a": 1.5})
     assert {trace.name: list(trace.y) for trace in figure.data} == {"x": [1, 2], "y": [0, 3], "measured": [1.5]}
     assert figure.layout.barmode == "stack"
+
+
+def test_the_charts_are_as_wide_as_the_panel():
+    bench = live.Bench("02_supervised_fine_tuning", SFTConfig(model="smoke", steps=2), ["x"])
+    bench.panel.width = 912
+    assert bench.figure.layout.width == 912
+    bench._do("shown")
+    bench._do("shown")  # a page that was loaded again
+    assert bench.figure.layout.width == 912

@@ -81,6 +81,9 @@ def test_sft_moves_every_weight(folder):
     run = sft.train(config, folder / "model", "tiny", say=quiet)
     assert moved(run, folder / "model")
     assert runs.get(run.id).parent == "tiny"
+    before, loading, training = (run.info["peaks_mb"][when] for when in ("before loading", "loading", "training"))
+    assert 100 < before <= loading <= training
+    assert run.metrics["tokens_seen"] > run.metrics["rows_seen"] == 16
 
 
 def test_sft_loss_is_the_masked_mean(folder):

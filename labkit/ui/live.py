@@ -58,6 +58,7 @@ class Bench(ipywidgets.VBox):
         self.panel = Panel(notebook, config, on_change=self._changed, on_do=self._do)
         self.figure = self._figure()
         self.samples, self.alarms = ipywidgets.HTML(), ipywidgets.HTML()
+        self.panel.observe(lambda change: self._fit(), "width")
         super().__init__([self.panel, self.alarms, self.figure, self.samples])
         self._drawn = -1  # answers and alarms are still to be shown
         self.refresh()
@@ -88,7 +89,13 @@ class Bench(ipywidgets.VBox):
         figure.update_layout(legend=legend, **plots.PAPER)
         figure.update_xaxes(title="step", **plots.GRID)
         figure.update_yaxes(**plots.GRID)
+        figure.update_layout(width=self.panel.width or None)
         return go.FigureWidget(figure)
+
+    def _fit(self) -> None:
+        """Make the charts as wide as the panel."""
+        with self._lock:
+            self.figure.update_layout(width=self.panel.width)
 
     # What a change of the knobs shows
 

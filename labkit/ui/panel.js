@@ -155,12 +155,12 @@ function render({ model, el }) {
   showNotes();
   showState();
   say({ do: "shown" });
-  // plotly gives a chart 700 px when it draws before the page is laid out, and measures again when the window resizes
-  const fit = () => [300, 1500, 4000].forEach((wait) => setTimeout(() => window.dispatchEvent(new Event("resize")), wait));
-  let width = 0;
+  // plotly gives a chart 700 px where it cannot measure the page; Python makes the charts as wide as the panel
   const watch = new ResizeObserver(() => {
-    if (el.clientWidth !== width) fit();
-    width = el.clientWidth;
+    if (el.clientWidth && el.clientWidth !== model.get("width")) {
+      model.set("width", el.clientWidth);
+      model.save_changes();
+    }
   });
   watch.observe(el);
   return () => watch.disconnect();

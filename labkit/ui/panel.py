@@ -69,6 +69,7 @@ class Panel(anywidget.AnyWidget):
     values = traitlets.Dict().tag(sync=True)
     notes = traitlets.Dict().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)
+    width = traitlets.Int(0).tag(sync=True)  # pixels, as the page that shows it last has them
 
     def __init__(self, notebook: str, config: Config, on_change: Callable | None = None, on_do: Callable | None = None):
         kind = configs.NOTEBOOKS[notebook]

@@ -1,0 +1,66 @@
+"""What LoRA teaches a real language model, SmolLM2-135M-Instruct, in notebook 03's sizes, and what that costs it.
+
+    python -m labkit fetch smol
+    python benchmarks/smol.py [SEED ...]
+
+For each seed: seconds of the training, glossary questions in wordings never trained on, MMLU-dev exemplars by
+log-likelihood and perplexity of held-out English, all before and after. Writes benchmarks/SMOL.md and smol.json.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("LABKIT_RUNS", tempfile.mkdtemp())
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    from labkit import models, pipeline
+    from labkit.config import LoRAConfig, sized
+
+    seeds = [int(text) for text in sys.argv[1:]] or [0]
+    found = {"before": measured(*models.load("smol", frozen=True))}
+    for seed in seeds:
+        run = pipeline.train_stage("sft", sized(LoRAConfig(model="smol", seed=seed)))
+        tuned = measured(*models.load(run.checkpoint, frozen=True))
+        about = {"seconds": run.info["seconds"], "peak_mb": run.info["peaks_mb"]["training"]}
+        found[f"seed {seed}"] = about | tuned
+        print(json.dumps({seed: found[f"seed {seed}"]}), flush=True)
+    (HERE / "smol.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    columns = "seconds", "peak_mb", "glossary", "mmlu_dev", "perplexity"
+    lines = ["Made by `python benchmarks/smol.py`; shares and perplexities with their 95% intervals.", ""]
+    lines += ["| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    lines += [
+        f"| {name} | " + " | ".join(cell(row.get(column)) for column in columns) + " |" for name, row in found.items()
+    ]
+    (HERE / "SMOL.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def measured(model, tokenizer) -> dict:
+    """[estimate, low, high] of each measure."""
+    from labkit import data
+    from labkit.evaluate import answers, choices, intervals, perplexity
+
+    questions = data.questions(source="glossary")
+    said = answers.ask(model, tokenizer, [row["prompt"] for row in questions], max_new_tokens=48, batch_size=48)
+    right = [row["correct"] for row in answers.judged(questions, said)]
+    chosen = [row["correct"] for row in choices.choose(model, tokenizer, choices.mmlu_dev())]
+    surprise = perplexity.perplexity(model, tokenizer, perplexity.held_out_texts())
+    return {
+        "glossary": intervals.proportion(sum(right), len(right)),
+        "mmlu_dev": intervals.proportion(sum(chosen), len(chosen)),
+        "perplexity": [surprise[name] for name in ("perplexity", "low", "high")],
+    }
+
+
+def cell(value) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"{value[0]:.3g} [{value[1]:.3g}, {value[2]:.3g}]"
+    return "" if value is None else f"{value:.0f}"
+
+
+if __name__ == "__main__":
+    main()
