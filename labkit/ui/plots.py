@@ -97,10 +97,11 @@ def histogram(values, marks: list[float], *, title: str, x: str) -> go.Figure:
 def stacked(rows: dict[str, dict], *, title: str, y: str, marks: dict[str, float] | None = None) -> go.Figure:
     """One bar for each name, made of its parts {part: size}; marks: what was measured, drawn as a diamond."""
     figure = _figure(title, "", y)
-    colours = cycle(["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7f7f7f"])
+    colours = cycle(["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"])
     for part in dict.fromkeys(part for parts in rows.values() for part in parts):
         sizes = [parts.get(part, 0.0) for parts in rows.values()]
-        figure.add_bar(name=part, x=list(rows), y=sizes, marker_color=next(colours))
+        colour = COLOURS["grey"] if part == "process" else next(colours)
+        figure.add_bar(name=part, x=list(rows), y=sizes, marker_color=colour)
     if marks:
         marker = {"symbol": "diamond-open", "size": 12, "color": "#808080", "line": {"width": 2}}
         figure.add_scatter(name="measured", x=list(marks), y=list(marks.values()), mode="markers", marker=marker)
