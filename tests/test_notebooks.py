@@ -24,7 +24,7 @@ def test_form(file):
     assert first.startswith("# ") and "\n> " in first
     tagged = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
-    defaults = {name: field.default for name, field in NOTEBOOKS[file.stem].__dataclass_fields__.items()}
+    defaults = {field.name: field.default for field in dataclasses.fields(NOTEBOOKS[file.stem])}
     assert {name: value.default for name, value in _parameters(file).items()} == defaults
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
