@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def data_file(words: int, number: int) -> Path:
-    """Forty rows of the same length, for SFT and for DPO."""
+    """Two hundred rows of the same length, for SFT and for DPO."""
     answer = " ".join(["river", "stone"] * (words // 2))
     row = {"prompt": "Say it", "answer": answer, "chosen": answer, "rejected": answer[:-1]}
     file = Path(os.environ["LABKIT_RUNS"]) / f"rows-{number}.jsonl"

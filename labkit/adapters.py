@@ -54,9 +54,8 @@ def attach(model: torch.nn.Module, config: TuningConfig) -> torch.nn.Module:
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(model, adapter)
-    for (
-        part
-    ) in model.modules():  # autocast takes bf16 inputs as they are: peft's detour by fp32 costs a tenth of a step
+    # autocast takes bf16 inputs as they are: peft's detour by fp32 costs a tenth of a step
+    for part in model.modules():
         if models.bf16() and hasattr(part, "cast_input_dtype_enabled"):
             part.cast_input_dtype_enabled = False
     return model

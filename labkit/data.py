@@ -200,7 +200,8 @@ def with_replay(tokenizer, rows: Dataset, share: float, seed: int) -> Dataset:
         return rows
     length = sorted(map(len, rows["input_ids"]))[len(rows) // 2]
     texts = corpus()[0].filter(lambda kind: kind in ("article", "sentence"), input_columns="kind")
-    plain = blocks(tokenizer, texts.shuffle(seed=seed), length)[:wanted].tolist()
+    plain = blocks(tokenizer, texts.shuffle(seed=seed), length).tolist()
+    plain = (plain * -(-wanted // len(plain)))[:wanted]  # again from the start where the text is too short
     return concatenate_datasets([rows, Dataset.from_list([{"input_ids": ids, "labels": ids} for ids in plain])])
 
 

@@ -90,6 +90,16 @@ def test_a_quantized_model_needs_its_file_no_more(folder):
     assert model.get_input_embeddings().weight.isfinite().all()
 
 
+def test_loading_a_quantized_model_takes_nothing_from_one_that_trains_in_the_same_file(folder):
+    model, _ = models.load(folder / "model")  # its weights are a mapping of the file, changed in place
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(1.0)
+    trained = [weight.detach().clone() for weight in model.parameters()]
+    models.load(folder / "model", quantization="4bit")
+    assert all(torch.equal(weight, kept) for weight, kept in zip(model.parameters(), trained, strict=True))
+
+
 @pytest.mark.parametrize("where", ["mps", "npu"])
 def test_4bit_where_no_kernels_are_is_refused_before_anything_is_read(monkeypatch, where):
     monkeypatch.setattr(models, "device", lambda: where)

@@ -155,6 +155,14 @@ class Notebook:
     def texts(self) -> str:
         return "\n".join(self.page.locator(".jp-OutputArea").all_inner_texts())
 
+    def long_training(self):
+        """Run the open notebook down to its panel and set the knobs to a training that does not end by itself."""
+        self.run_cells("model = ", "import labkit", "live.bench")
+        panel = self.page.locator(".labkit-panel").first
+        panel.wait_for(timeout=60_000)
+        panel.get_by_label("steps", exact=False).first.fill("20000")
+        panel.get_by_label("eval_every", exact=False).first.fill("10000")
+
     def status(self) -> str:
         return self.page.locator(".labkit-panel [role=status]").first.inner_text()
 
@@ -199,11 +207,7 @@ def test_run_all_gives_no_error(open_notebook, lab, name):
 def test_train_stop_reload_resume_restart(open_notebook):
     """The life of one training in the browser: nothing that the page or the kernel goes through loses it."""
     notebook = open_notebook("02_supervised_fine_tuning")
-    notebook.run_cells("model = ", "import labkit", "live.bench")
-    panel = notebook.page.locator(".labkit-panel").first
-    panel.wait_for(timeout=30_000)
-    panel.get_by_label("steps", exact=False).first.fill("20000")
-    panel.get_by_label("eval_every", exact=False).first.fill("10000")
+    notebook.long_training()
     notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('not trained yet')")
     notebook.button("Train").click()
     points = "(document.querySelector('.js-plotly-plot')?.data?.[0]?.x?.length || 0)"
@@ -225,10 +229,7 @@ def test_train_stop_reload_resume_restart(open_notebook):
     notebook.until(f"{points} > {more}")
     notebook.evaluate("kernel.restart().then(() => true)")  # in the middle of it
     notebook.until("kernel.status === 'idle'", 90)
-    notebook.run_cells("model = ", "import labkit", "live.bench")
-    panel = notebook.page.locator(".labkit-panel").first
-    panel.get_by_label("steps", exact=False).first.fill("20000")
-    panel.get_by_label("eval_every", exact=False).first.fill("10000")
+    notebook.long_training()
     notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('is kept')", 30)
     assert int(re.search(r"step (\d+) of", notebook.status())[1]) >= step
     assert notebook.button("Resume").is_enabled()
@@ -240,12 +241,8 @@ def test_train_and_stop_without_subshells(browser, tmp_path):
     plain = {"apputils-extension/kernels-settings": {"commsOverSubshells": "disabled"}}
     with jupyterlab(tmp_path, **plain) as lab:
         notebook = Notebook(browser, lab, "02_supervised_fine_tuning")
-        notebook.run_cells("model = ", "import labkit", "live.bench")
-        panel = notebook.page.locator(".labkit-panel").first
-        panel.wait_for(timeout=60_000)
+        notebook.long_training()
         assert notebook.evaluate("kernel.commsOverSubshells") == "disabled"
-        panel.get_by_label("steps", exact=False).first.fill("20000")
-        panel.get_by_label("eval_every", exact=False).first.fill("10000")
         notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('not trained yet')")
         notebook.button("Train").click()
         points = "(document.querySelector('.js-plotly-plot')?.data?.[0]?.x?.length || 0)"

@@ -409,6 +409,8 @@ def test_replay_mixes_in_plain_english_that_no_test_reads(tokenizer):
     assert all(row["labels"] == row["input_ids"] and len(row["labels"]) == len(rows[0]["labels"]) for row in plain)
     text = " ".join(tokenizer.batch_decode(list(plain["input_ids"])))
     assert any(one["text"] in text for one in data.corpus()[0] if one["kind"] == "sentence")
+    half = data.with_replay(tokenizer, rows.select([0] * 3000), 0.9, seed=0)
+    assert len(half) == 30_000  # more than there is text for: it begins anew
     held_out = set(perplexity.held_out_texts())
     assert not any(one["text"] in held_out for one in data.corpus()[0] if one["kind"] in ("article", "sentence"))
 

@@ -65,15 +65,14 @@ def test_skipping_unlearned_tokens_changes_neither_loss_nor_gradients(folder, tu
         model = adapters.attach(models.load(folder / "model")[0], config)
         if skip:
             sft.score_learned_tokens_only(model)
-        with models.autocast():
-            loss, mean = model(**batch, num_items_in_batch=7).loss, model(**batch).loss
-            logits = model(input_ids=batch["input_ids"]).logits
+        loss, mean = model(**batch, num_items_in_batch=7).loss, model(**batch).loss
+        logits = model(input_ids=batch["input_ids"]).logits
         (loss + mean).backward()
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
         found.append((loss, mean, logits, *gradients))
     assert len(found[0]) == len(found[1]) > 5 and found[1][2].shape[:2] == (2, 12)
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)  # bf16 sums in another order
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)  # sums in another order
 
 
 def test_sft_moves_every_weight(folder):
