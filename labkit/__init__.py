@@ -35,20 +35,9 @@ _NAMES = {  # public name -> the module that holds it
     "verdict_table": "verdicts",
 }
 _MODULES = (
-    *(
-        "adapters",
-        "background",
-        "budget",
-        "cards",
-        "config",
-        "data",
-        "errors",
-        "evaluate",
-        "execute",
-        "fetch",
-        "health",
-    ),
-    *("lineage", "models", "pipeline", "rack", "records", "runs", "stages", "training", "ui", "verdicts"),
+    *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch"),
+    *("health", "lineage", "models", "pipeline", "preferences", "rack", "records", "runs", "stages", "training"),
+    *("ui", "verdicts"),
 )
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])

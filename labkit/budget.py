@@ -30,7 +30,7 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Conv1D, PretrainedConfig
 
-from labkit import data, fetch, models
+from labkit import data, fetch, models, preferences
 from labkit.errors import ConfigError, ModelError
 
 BYTES = {"fp32": 4, "bf16": 2}
@@ -263,7 +263,7 @@ def row_length(stage: str, model: str, source: str, turns: int = 1) -> int:
     except (OSError, ValueError) as error:
         remedy = "Name a folder that holds the model's tokenizer too, or a Hub id (needs a network)."
         raise ModelError("model has no usable tokenizer", got=model, remedy=remedy) from error
-    rows, _ = data.pairs(source) if stage == "dpo" else data.instructions(source)
+    rows, _ = preferences.pairs(source) if stage == "dpo" else data.instructions(source)
     answers = [max(row.get("chosen", ""), row.get("rejected", ""), row.get("answer", ""), key=len) for row in rows]
     longest = sorted(zip(rows["prompt"], answers, strict=True), key=lambda row: len(row[0]) + len(row[1]))[-8 * turns :]
     groups = (longest[start : start + turns] for start in range(0, len(longest), turns))

@@ -273,7 +273,7 @@ class DPOConfig(TuningConfig):
     label_smoothing: float = option(  # trl's other losses would ignore it without a word
         0.0, "Assumed share of wrong labels.", low=0.0, high=0.49, needs=("loss_type", ("robust",))
     )
-    data: str = option("lab", 'The preference pairs: "lab" or the path of a JSONL file.')
+    data: str = option("lab", 'The preference pairs: "lab", a JSONL or parquet file, a dataset\'s folder or Hub id.')
     parent: str = _parent()
     eval_every: int = _eval_every(80)
     retrain: bool = _retrain()

@@ -28,7 +28,7 @@ GLOSSARY = {  # the terms of machine learning alone, for a model that knows ever
 IGNORED = -100  # the label of a token that is not learned from (torch's cross_entropy skips it)
 
 
-def _read(path: Path, columns: set[str]) -> Dataset:
+def read(path: Path, columns: set[str]) -> Dataset:
     """Rows of a .jsonl, .json or .txt file; every row must have text in every one of `columns`."""
     if not path.is_file():
         raise DataError("data file not found", got=str(path), remedy='Give the path of a JSONL file, or "lab".')
@@ -68,36 +68,17 @@ def _read(path: Path, columns: set[str]) -> Dataset:
 def corpus(source: str = "lab") -> tuple[Dataset, Dataset]:
     """(train, held out) documents with a `text` column; of one's own file every hundredth is held out."""
     if source == "lab":
-        return _read(LAB["corpus"], {"text"}), _read(LAB["corpus_held_out"], {"text"})
-    return _split(_read(Path(source), {"text"}))
+        return read(LAB["corpus"], {"text"}), read(LAB["corpus_held_out"], {"text"})
+    return split(read(Path(source), {"text"}))
 
 
 def instructions(source: str = "lab") -> tuple[Dataset, Dataset]:
     """(train, held out) rows of `prompt` and `answer`; of the glossary, every eighth question is held out."""
     if source in ("lab", "glossary"):
         files = LAB if source == "lab" else GLOSSARY
-        rows, held_out = (
-            _read(files[name], {"prompt", "answer"}) for name in ("instructions", "instructions_held_out")
-        )
+        rows, held_out = (read(files[name], {"prompt", "answer"}) for name in ("instructions", "instructions_held_out"))
         return rows, held_out if source == "lab" else held_out.select(range(0, len(held_out), 8))
-    return _split(_read(Path(source), {"prompt", "answer"}))
-
-
-def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
-    """(train, held out) rows of `prompt`, `chosen` and `rejected`. Raises DataError where a pair prefers nothing."""
-    columns = {"prompt", "chosen", "rejected"}
-    if source == "lab":
-        rows, held_out = _read(LAB["pairs"], columns), _read(LAB["pairs_held_out"], columns)
-    else:
-        rows, held_out = _read(Path(source), columns), None
-    same = [number for number, row in enumerate(rows) if row["chosen"].strip() == row["rejected"].strip()]
-    if same:
-        raise DataError(
-            f"{len(same)} pairs have the same answer as chosen and rejected",
-            got=f"rows {same[:5]}",
-            remedy="Drop them: a pair that prefers nothing teaches nothing.",
-        )
-    return (rows, held_out) if held_out is not None else _split(rows)
+    return split(read(Path(source), {"prompt", "answer"}))
 
 
 def questions(few: bool = False, source: str = "lab") -> list[dict]:
@@ -116,7 +97,8 @@ def questions(few: bool = False, source: str = "lab") -> list[dict]:
     return [row for group in kept.values() for row in group[:2]]
 
 
-def _split(rows: Dataset) -> tuple[Dataset, Dataset]:
+def split(rows: Dataset) -> tuple[Dataset, Dataset]:
+    """(train, held out): every hundredth row is held out, of fewer than 200 the first. Raises DataError for one row."""
     if len(rows) < 2:
         raise DataError("too few rows to hold one out", got=len(rows), remedy="Give at least two.")
     held_out = list(range(0, len(rows), 100)) if len(rows) >= 200 else [0]

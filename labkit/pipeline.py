@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from labkit import config as configs
-from labkit import data, runs
+from labkit import data, preferences, runs
 from labkit.config import Config, DPOConfig, SFTConfig
 from labkit.errors import LabError, Stopped, TrainingError
 
@@ -51,7 +51,9 @@ def _id(stage: str, config: Config) -> str:
         parent = _id("sft", _default(SFTConfig, config.model, config.seed))
     else:
         parent = source_of(config)[1]
-    return runs.run_id(stage, config, parent, data.file_hash(getattr(config, field), name))
+    source = getattr(config, field)
+    found = preferences.data_hash(source) if stage == "dpo" else data.file_hash(source, name)
+    return runs.run_id(stage, config, parent, found)
 
 
 def seconds_per_step(stage: str, config: Config) -> float | None:

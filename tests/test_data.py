@@ -348,12 +348,6 @@ def test_rows_of_another_type_are_refused(jsonl, line):
     refused(lambda: data.instructions(jsonl({"prompt": "Hi?", "answer": "Hello."}, line)), "own.jsonl")
 
 
-def test_a_pair_that_prefers_nothing_is_refused(jsonl):
-    good, same = {"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b", "rejected": "b "}
-    assert len(data.pairs(jsonl(good, good, good))[0]) == 2
-    refused(lambda: data.pairs(jsonl(good, good, same)), "1 pairs have the same answer as chosen and rejected")
-
-
 def test_own_files_are_split_and_texts_are_cut_at_empty_lines(jsonl):
     train, held_out = data.corpus(jsonl("one\nline", "", "two", "", "", "three", name="own.txt"))
     assert train["text"] == ["two", "three"] and held_out["text"] == ["one\nline"]
@@ -362,7 +356,7 @@ def test_own_files_are_split_and_texts_are_cut_at_empty_lines(jsonl):
 
 
 def test_the_lab_files_and_their_hashes():
-    assert data.corpus()[0].column_names == ["kind", "text"] and len(data.pairs()[1]) == len(rows("pairs_held_out"))
+    assert data.corpus()[0].column_names == ["kind", "text"]
     assert data.questions() == rows("questions")
     expected = hashlib.sha256(data.LAB["pairs"].read_bytes()).hexdigest()[:16]
     assert data.file_hash("lab", "pairs") == expected == data.file_hash(str(data.LAB["pairs"]), "corpus")

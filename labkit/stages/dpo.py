@@ -18,25 +18,11 @@ from unittest import mock
 import torch
 import transformers
 import trl
-from datasets import Dataset
+from datasets import concatenate_datasets
 
-from labkit import data, models, runs, training
+from labkit import models, preferences, runs, training
 from labkit.config import DPOConfig
 from labkit.errors import Stopped
-
-
-def conversations(pairs: Dataset) -> Dataset:
-    """Pairs in the conversational form that trl takes: prompt, chosen and rejected as lists of messages."""
-    return Dataset.from_list(
-        [
-            {
-                "prompt": [{"role": "user", "content": pair["prompt"]}],
-                "chosen": [{"role": "assistant", "content": pair["chosen"]}],
-                "rejected": [{"role": "assistant", "content": pair["rejected"]}],
-            }
-            for pair in pairs
-        ]
-    )
 
 
 def train(
@@ -53,14 +39,18 @@ def train(
     An identical run that has finished is returned as it is. Raises DataError for pairs that prefer nothing, before
     training; TrainingError where the loss diverges.
     """
-    data_hash = data.file_hash(config.data, "pairs")
+    data_hash = preferences.data_hash(config.data)
     run = runs.open_run("dpo", config, parent=parent, data_hash=data_hash, fresh=config.retrain)
     if run.status == "finished":
         say(f"{run.id} has already run: loaded")
         return run
     transformers.set_seed(config.seed)
-    pairs, held_out = data.pairs(config.data)
+    pairs, held_out = preferences.pairs(config.data)
     model, tokenizer = training.load(run, config, source)  # with an adapter, the reference is the model without it
+    max_length = min(1024, model.config.max_position_embeddings)
+    if config.data != "lab":
+        for note in preferences.check(concatenate_datasets([pairs, held_out]), tokenizer, max_length):
+            say(note)
     needed = config.steps * config.batch_size
     pairs = pairs.shuffle(seed=config.seed).select(range(min(needed, len(pairs))))  # no reference for pairs never seen
     held_out = held_out.select(range(min(32 if config.model == "smoke" else 256, len(held_out))))
@@ -73,7 +63,7 @@ def train(
         beta=config.beta,
         loss_type=["sigmoid", "sft"] if config.loss_type == "sigmoid_sft" else [config.loss_type],
         label_smoothing=config.label_smoothing,
-        max_length=min(1024, model.config.max_position_embeddings),
+        max_length=max_length,
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=64,
         lr_scheduler_type="linear",
@@ -91,8 +81,8 @@ def train(
             return super().compute_ref_log_probs(*batch)
 
     trainer = Trainer(
-        model, None, args, train_dataset=conversations(pairs), eval_dataset=conversations(held_out),
-        processing_class=tokenizer, callbacks=[recorder],
+        model, None, args, processing_class=tokenizer, callbacks=[recorder],
+        train_dataset=preferences.conversations(pairs), eval_dataset=preferences.conversations(held_out),
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     with mock.patch("trl.trainer.utils._use_triton", lambda device: True):  # score the answers' tokens only: on a CPU

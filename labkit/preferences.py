@@ -1,0 +1,206 @@
+"""Preference pairs, the lab's or the reader's own, in the forms that trl takes; every row checked before training."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import datasets
+from datasets import Dataset
+
+from labkit import data
+from labkit.errors import DataError
+
+FORMS = "Write prompt, chosen and rejected as texts, or chosen and rejected as lists of messages."
+SHOWN = 10  # row numbers named of each fault
+
+
+def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
+    """(train, held out) pairs: `prompt`, `chosen` and `rejected` as texts, `messages` before the answer, `row` number.
+
+    source: "lab"; a .jsonl, .json or .parquet file; a folder that `Dataset.save_to_disk` wrote or that holds such
+    files; or a Hub id (its split "train"). Rows are plain (three texts) or conversational (lists of messages with role
+    and content; the prompt may be missing where chosen and rejected begin with it, as in UltraFeedback). Of one's own
+    pairs every hundredth is held out. Raises DataError, with every fault counted and its rows named.
+    """
+    if source == "lab":
+        return tuple(
+            _checked(data.read(data.LAB[name], set()), name, own=False) for name in ("pairs", "pairs_held_out")
+        )
+    return data.split(_checked(_load(source), Path(source).name))
+
+
+def check(rows: Dataset, tokenizer, max_length: int) -> list[str]:
+    """What a reader should know of their pairs: those given twice, those that contradict others, those that are cut.
+
+    Raises DataError where a prompt alone takes `max_length` tokens, so that nothing of its answers would be learned.
+    """
+    found, seen = defaultdict(list), set()
+    full = {}
+    for row in rows:
+        number, said, answers = row["row"], row["messages"], (row["chosen"], row["rejected"])
+        if (row["prompt"], *answers) in seen:
+            found["are given twice"].append(number)
+        if (row["prompt"], *reversed(answers)) in seen:
+            found["prefer what another row rejects"].append(number)
+        seen.add((row["prompt"], *answers))
+        asked = _tokens(tokenizer, said, add_generation_prompt=True)
+        if asked >= max_length:
+            full[number] = asked
+        elif max(_tokens(tokenizer, [*said, _message("assistant", text)]) for text in answers) > max_length:
+            found[f"are cut at {max_length} tokens"].append(number)
+    if full:
+        raise DataError(
+            f"{len(full)} of {len(rows)} pairs have a prompt that fills the context of {max_length} tokens "
+            f"({_named(list(full))})",
+            got=f"up to {max(full.values())} tokens",
+            remedy="Shorten these prompts or drop the rows: nothing of their answers would be learned.",
+        )
+    return [f"{len(numbers)} of {len(rows)} pairs {what} ({_named(numbers)})" for what, numbers in found.items()]
+
+
+def conversations(rows: Dataset) -> Dataset:
+    """Pairs in the conversational form that trl takes: prompt, chosen and rejected as lists of messages."""
+    return Dataset.from_list(
+        [
+            {
+                "prompt": row["messages"],
+                "chosen": [_message("assistant", row["chosen"])],
+                "rejected": [_message("assistant", row["rejected"])],
+            }
+            for row in rows
+        ]
+    )
+
+
+def data_hash(source: str) -> str:
+    """A short hash of what `source` stands for; part of a run's identity."""
+    if source == "lab" or Path(source).is_file():
+        return data.file_hash(source, "pairs")
+    return _load(source)._fingerprint  # made by datasets from the files and how they are read
+
+
+def _load(source: str) -> Dataset:
+    path = Path(source)
+    if path.suffix in (".jsonl", ".json") or (path.suffix == ".parquet" and not path.is_file()):
+        return data.read(path, set())
+    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source)
+    if not path.exists() and not hub:
+        raise DataError(
+            "data not found", got=source, remedy='Give a JSONL file, a dataset\'s folder, a Hub id or "lab".'
+        )
+    try:
+        if path.suffix == ".parquet":
+            return Dataset.from_parquet(str(path))
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            found = datasets.load_from_disk(str(path))
+            return found if isinstance(found, Dataset) else found["train"]
+        return datasets.load_dataset(str(path) if path.exists() else source, split="train")
+    except (OSError, ValueError, KeyError) as error:
+        remedy = 'Give a JSONL file, a folder of one dataset with a split "train", or a Hub id (needs a network).'
+        raise DataError(f"no dataset could be read: {str(error)[:300]}", got=source, remedy=remedy) from error
+
+
+def _checked(rows: Dataset, name: str, own: bool = True) -> Dataset:
+    """The rows in one form. Raises DataError that counts each fault and names its rows."""
+    if missing := {"chosen", "rejected"} - set(rows.column_names):
+        raise DataError(f"{name} lacks the columns {sorted(missing)}", got=rows.column_names, remedy=FORMS)
+    faults, kept = defaultdict(list), []
+    for number, row in enumerate(rows):
+        try:
+            messages, chosen, rejected = _parts(row)
+        except (KeyError, TypeError, ValueError) as error:
+            faults[str(error.args[0]) if isinstance(error, ValueError) else "are no pair of texts or messages"].append(
+                number
+            )
+            continue
+        prompt = messages[-1]["content"] if len(messages) == 1 else _transcript(messages)
+        if not prompt.strip():
+            faults["have an empty prompt"].append(number)
+        elif not chosen.strip() or not rejected.strip():
+            faults["have an empty answer"].append(number)
+        elif chosen.strip() == rejected.strip():
+            faults["have the same answer as chosen and rejected"].append(number)
+        elif messages[-1]["content"].strip() in (chosen.strip(), rejected.strip()):
+            faults["repeat the prompt as an answer"].append(number)
+        extra = {key: row[key] for key in row if key not in ("prompt", "chosen", "rejected", "messages")}
+        kept.append(
+            {"prompt": prompt, "chosen": chosen, "rejected": rejected, **extra, "messages": messages, "row": number}
+        )
+    if own and not faults:
+        faults = _swapped(kept)
+    if faults:
+        what = "; ".join(f"{len(numbers)} {fault} ({_named(numbers)})" for fault, numbers in faults.items())
+        count = len({number for numbers in faults.values() for number in numbers})
+        remedy = "Correct or drop these rows; rows are counted from 0."
+        raise DataError(
+            f"{count} of {len(rows)} pairs in {name} cannot be learned from: {what}", got=name, remedy=remedy
+        )
+    return Dataset.from_list(kept)
+
+
+def _parts(row: dict) -> tuple[list[dict], str, str]:
+    """(messages before the answer, chosen, rejected) of a plain or conversational row. Raises ValueError: its fault."""
+    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        if prompt is None:
+            raise ValueError("have no prompt")
+        before = [_message("user", prompt)] if isinstance(prompt, str) else _messages(prompt)
+        return _asked(before), chosen, rejected
+    chosen, rejected = _messages(chosen), _messages(rejected)
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    before = _messages(prompt) if isinstance(prompt, list) else []
+    before = chosen[:shared] if before == chosen[: len(before)] and shared else before + chosen[:shared]
+    if not before and isinstance(prompt, str):
+        before = [_message("user", prompt)]
+    if len(chosen) != shared + 1 or len(rejected) != shared + 1:
+        raise ValueError("differ in more than the last message")
+    if {chosen[-1]["role"], rejected[-1]["role"]} != {"assistant"}:
+        raise ValueError("have an answer that is not the assistant's: are columns swapped?")
+    return _asked(before), chosen[-1]["content"], rejected[-1]["content"]
+
+
+def _asked(messages: list[dict]) -> list[dict]:
+    if not messages:
+        raise ValueError("have no prompt")
+    if messages[-1]["role"] not in ("user", "tool"):
+        raise ValueError("have a prompt that does not end with the user's message: are columns swapped?")
+    return messages
+
+
+def _swapped(rows: list[dict]) -> dict[str, list[int]]:
+    """Rows that show, more often than not, that whole columns are swapped: nothing a single row could prove."""
+    asks = [row["row"] for row in rows if row["chosen"].rstrip().endswith("?") > row["prompt"].rstrip().endswith("?")]
+    lab = {(row["prompt"], row["chosen"], row["rejected"]) for row in data.read(data.LAB["pairs"], set())}
+    same = [row["row"] for row in rows if (row["prompt"], row["chosen"], row["rejected"]) in lab]
+    turned = [row["row"] for row in rows if (row["prompt"], row["rejected"], row["chosen"]) in lab]
+    found = {}
+    if len(asks) > len(rows) / 2:
+        found["ask in chosen and not in prompt: are these columns swapped?"] = asks
+    if len(turned) > len(same):
+        found["prefer what the lab's own pairs reject: are chosen and rejected swapped?"] = turned
+    return found
+
+
+def _message(role: str, content: str) -> dict:
+    return {"role": role, "content": content}
+
+
+def _messages(found: list[dict]) -> list[dict]:
+    if not isinstance(found, list) or not all(isinstance(one["content"], str) for one in found):
+        raise TypeError(found)
+    return [_message(one["role"], one["content"]) for one in found]
+
+
+def _transcript(messages: list[dict]) -> str:
+    return "\n".join(f"{one['role']}: {one['content']}" for one in messages)
+
+
+def _tokens(tokenizer, messages: list[dict], **options) -> int:
+    return len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"])
+
+
+def _named(numbers: list[int]) -> str:
+    more = ", ..." if len(numbers) > SHOWN else ""
+    return ("rows " if len(numbers) > 1 else "row ") + ", ".join(map(str, numbers[:SHOWN])) + more

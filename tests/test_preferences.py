@@ -1,0 +1,172 @@
+"""Preference pairs of one's own: every form that trl takes, and every fault counted and named by row."""
+
+import json
+
+import pytest
+from datasets import Dataset, DatasetDict
+from trl.data_utils import maybe_extract_prompt
+
+from labkit import data, models, pipeline, preferences
+from labkit.config import DPOConfig
+from labkit.errors import DataError
+
+ASK = {"role": "user", "content": "What is an LLM?"}
+GOOD, BAD = ({"role": "assistant", "content": text} for text in ("A large language model.", "A degree in law."))
+PLAIN = {"prompt": ASK["content"], "chosen": GOOD["content"], "rejected": BAD["content"]}
+FORMS = {
+    "plain": PLAIN,
+    "prompt as messages": {**PLAIN, "prompt": [ASK]},
+    "conversational": {"prompt": [ASK], "chosen": [GOOD], "rejected": [BAD]},
+    "prompt left out": {"chosen": [ASK, GOOD], "rejected": [ASK, BAD]},
+    "prompt given twice": {"prompt": ASK["content"], "chosen": [ASK, GOOD], "rejected": [ASK, BAD]},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(rows, name="own.jsonl"):
+        path = tmp_path / name
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_pair(write, form):
+    train, held_out = preferences.pairs(write([FORMS[form]] * 3))
+    assert (len(train), len(held_out)) == (2, 1)
+    row = train[0]
+    assert {name: row[name] for name in PLAIN} == PLAIN and row["messages"] == [ASK] and row["row"] == 1
+    assert preferences.conversations(train)[0] == {"prompt": [ASK], "chosen": [GOOD], "rejected": [BAD]}
+
+
+def test_several_turns_are_kept(write):
+    before = [{"role": "system", "content": "Be short."}, ASK, GOOD, {"role": "user", "content": "And a token?"}]
+    row = {"chosen": [*before, {"role": "assistant", "content": "A piece of text."}], "rejected": [*before, BAD]}
+    train, _ = preferences.pairs(write([row] * 2))
+    assert train[0]["messages"] == before and train[0]["prompt"].endswith(
+        "assistant: A large language model.\nuser: And a token?"
+    )
+    assert preferences.conversations(train)[0] == maybe_extract_prompt(row)  # trl's own reading
+
+
+@pytest.mark.parametrize("how", ["folder", "folder of splits", "parquet", "folder of files"])
+def test_a_dataset_is_read_like_a_file(tmp_path, write, how):
+    rows = Dataset.from_list([PLAIN | {"prompt": f"{n}?"} for n in range(4)])
+    path = tmp_path / "own"
+    if how == "folder":
+        rows.save_to_disk(path)
+    elif how == "folder of splits":
+        DatasetDict(train=rows, test=rows.select([0])).save_to_disk(path)
+    elif how == "parquet":
+        path = tmp_path / "own.parquet"
+        rows.to_parquet(path)
+    else:
+        path.mkdir()
+        rows.to_json(path / "train.jsonl")
+    train, held_out = preferences.pairs(str(path))
+    assert (train["prompt"], held_out["prompt"]) == (["1?", "2?", "3?"], ["0?"])
+    assert preferences.data_hash(str(path)) == preferences.data_hash(str(path))
+
+
+FAULTS = {
+    "have an empty answer": {**PLAIN, "chosen": "  "},
+    "have an empty prompt": {**PLAIN, "prompt": ""},
+    "have the same answer as chosen and rejected": {**PLAIN, "rejected": PLAIN["chosen"] + " "},
+    "repeat the prompt as an answer": {**PLAIN, "rejected": PLAIN["prompt"]},
+    "are no pair of texts or messages": {**PLAIN, "rejected": None},
+    "have no prompt": {**PLAIN, "prompt": None},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_counted_and_its_rows_are_named(write, fault):
+    rows = [PLAIN] * 30
+    rows[4] = rows[17] = FAULTS[fault]
+    with pytest.raises(DataError) as caught:
+        preferences.pairs(write(rows))
+    assert f"2 of 30 pairs in own.jsonl cannot be learned from: 2 {fault} (rows 4, 17)" in str(caught.value)
+
+
+def test_all_faults_are_told_at_once_and_many_rows_are_cut_short(write):
+    rows = [PLAIN, *[FAULTS["have an empty answer"]] * 12, FAULTS["have an empty prompt"]]
+    with pytest.raises(DataError) as caught:
+        preferences.pairs(write(rows))
+    assert "13 of 14 pairs" in str(caught.value) and "(rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ...)" in str(caught.value)
+    assert "1 have an empty prompt (row 13)" in str(caught.value)
+
+
+SWAPPED = {
+    "have a prompt that does not end with the user's": {"prompt": [ASK, GOOD], "chosen": [GOOD], "rejected": [BAD]},
+    "have an answer that is not the assistant's": {"prompt": [ASK], "chosen": [ASK], "rejected": [BAD]},
+    "ask in chosen and not in prompt": {**PLAIN, "prompt": PLAIN["chosen"], "chosen": PLAIN["prompt"]},
+}
+
+
+@pytest.mark.parametrize("fault", SWAPPED)
+def test_swapped_columns_are_found(write, fault):
+    with pytest.raises(DataError) as caught:
+        preferences.pairs(write([SWAPPED[fault]] * 4))
+    assert f"4 {fault}" in str(caught.value) and "swapped?" in str(caught.value)
+
+
+def test_the_labs_pairs_turned_round_are_found_but_a_few_wrong_labels_are_not_refused(write):
+    rows = [json.loads(line) for line in data.LAB["pairs"].open(encoding="utf-8")][:40]
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    with pytest.raises(DataError, match="40 prefer what the lab's own pairs reject"):
+        preferences.pairs(write(turned))
+    assert len(preferences.pairs(write(rows[:30] + turned[30:]))[0]) == 39
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"prompt": "a", "chosen": "b"}] * 2, "lacks the columns ['rejected']"),
+        ([FORMS["plain"], FORMS["conversational"]], "one type a column"),
+        ([{"chosen": [ASK, GOOD], "rejected": [ASK, BAD, ASK, GOOD]}] * 2, "differ in more than the last message"),
+    ],
+)
+def test_what_cannot_be_read_as_pairs_is_refused(write, rows, says):
+    with pytest.raises(DataError) as caught:
+        preferences.pairs(write(rows))
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["nowhere.jsonl", "no where", "nobody/nothing"])
+def test_a_source_that_is_not_there_is_refused(monkeypatch, source):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError) as caught:
+        preferences.pairs(source)
+    assert source in str(caught.value)
+
+
+def test_lengths_repetitions_and_contradictions(write):
+    _, tokenizer = models.load("smoke")
+    long = {**PLAIN, "rejected": "so " * 80}
+    back = {**PLAIN, "chosen": PLAIN["rejected"], "rejected": PLAIN["chosen"]}
+    train, _ = preferences.pairs(write([PLAIN, PLAIN, back, PLAIN, long]))
+    assert preferences.check(train, tokenizer, 64) == [
+        "2 of 4 pairs prefer what another row rejects (rows 2, 3)",
+        "1 of 4 pairs are given twice (row 3)",
+        "1 of 4 pairs are cut at 64 tokens (row 4)",
+    ]
+    full = {**PLAIN, "prompt": "so " * 80}
+    train, _ = preferences.pairs(write([PLAIN, PLAIN, full, full]))
+    with pytest.raises(
+        DataError, match=r"2 of 3 pairs have a prompt that fills the context of 64 tokens \(rows 2, 3\)"
+    ):
+        preferences.check(train, tokenizer, 64)
+
+
+def test_dpo_trains_on_conversations_and_refuses_before_it_starts(store, write):
+    options = {"model": "smoke", "steps": 2, "batch_size": 2, "eval_every": 2}
+    own = write([FORMS["conversational"]] * 8)
+    said = []
+    run = pipeline.train_stage("dpo", DPOConfig(data=own, **options), say=said.append)
+    assert run.status == "finished" and any("7 of 8 pairs are given twice" in line for line in said)
+    full = write([{**PLAIN, "prompt": "so " * 3000}] * 8, "full.jsonl")
+    with pytest.raises(DataError, match="fills the context"):
+        pipeline.train_stage("dpo", DPOConfig(data=full, **options))
