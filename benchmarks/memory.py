@@ -107,6 +107,11 @@ def write(rows: list[dict]) -> None:
         kind += f", {row['quantization']}" if row.get("quantization", "none") != "none" else ""
         cells = row["stage"], row["model"], kind, f"{row['batch_size']} x {row['seq_length']}", row["predicted_mb"]
         lines.append(f"| {' | '.join(map(str, cells))} | {row['measured_mb']} | {row['error']:+.1%} |")
+    lines += [
+        "",
+        "Two constants of the prediction, the size of the process and the copies of the logits, were set after a first",
+    ]
+    lines += ["look at these very configurations."]
     (HERE / "MEMORY.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -26,11 +26,11 @@ def main() -> None:
     for seed in seeds:
         run = pipeline.train_stage("sft", sized(LoRAConfig(model="smol", seed=seed)))
         tuned = measured(*models.load(run.checkpoint, frozen=True))
-        about = {"seconds": run.info["seconds"], "peak_mb": run.info["peaks_mb"]["training"]}
+        about = {"seconds": run.info["seconds"]}
         found[f"seed {seed}"] = about | tuned
         print(json.dumps({seed: found[f"seed {seed}"]}), flush=True)
     (HERE / "smol.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    columns = "seconds", "peak_mb", "glossary", "mmlu_dev", "perplexity"
+    columns = "seconds", "glossary", "mmlu_dev", "perplexity"
     lines = ["Made by `python benchmarks/smol.py`; shares and perplexities with their 95% intervals.", ""]
     lines += ["| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
     lines += [
