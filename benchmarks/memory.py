@@ -109,9 +109,9 @@ def write(rows: list[dict]) -> None:
         lines.append(f"| {' | '.join(map(str, cells))} | {row['measured_mb']} | {row['error']:+.1%} |")
     lines += [
         "",
-        "Two constants of the prediction, the size of the process and the copies of the logits, were set after a first",
+        "Two constants of the prediction, the size of the process and the copies of the logits, were set after a",
     ]
-    lines += ["look at these very configurations."]
+    lines += ["first look at these very configurations."]
     (HERE / "MEMORY.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

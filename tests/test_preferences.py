@@ -67,7 +67,7 @@ def test_a_dataset_is_read_like_a_file(tmp_path, write, how):
         rows.to_json(path / "train.jsonl")
     train, held_out = preferences.pairs(str(path))
     assert (train["prompt"], held_out["prompt"]) == (["1?", "2?", "3?"], ["0?"])
-    assert preferences.data_hash(str(path)) == preferences.data_hash(str(path))
+    assert preferences.data_hash(str(path)) == preferences.data_hash(str(path)) != preferences.data_hash(write([PLAIN]))
 
 
 FAULTS = {
