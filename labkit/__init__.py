@@ -18,7 +18,7 @@ for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 __version__ = "0.1.0"
 
 _NAMES = {  # public name -> the module that holds it
-    "configure": "config",
+    "configure": "parameters",
     "StartConfig": "config",
     "PretrainConfig": "config",
     "SFTConfig": "config",
@@ -36,8 +36,8 @@ _NAMES = {  # public name -> the module that holds it
 }
 _MODULES = (
     *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch"),
-    *("health", "lineage", "models", "pipeline", "preferences", "rack", "records", "runs", "stages", "training"),
-    *("ui", "verdicts"),
+    *("fields", "health", "lineage", "models", "parameters", "pipeline", "preferences", "rack", "records", "runs"),
+    *("stages", "training", "ui", "verdicts"),
 )
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])

@@ -39,6 +39,7 @@ CHOICES = {
     "optimizer": ("adamw", "paged_adamw_8bit", "muon"), "device": ("cpu", "cuda", "mps", "xpu"),
     "stage": ("pretrain", "sft", "reward", "dpo", "orpo", "ppo"),
 }  # fmt: skip
+PAIRED = ("reward", "dpo", "orpo")  # their rows are pairs: twice the tokens
 LOGIT_BYTES = {"pretrain": 16, "sft": 16, "orpo": 16, "ppo": 16}  # of a word at one place, with its gradients
 TILE = (4096, 32_768)  # tokens x words of the logits that trl 1.16 holds at a time, 8 times in fp32 without Triton
 PROCESS = {"cpu": 650_000_000, "mps": 650_000_000, "cuda": 600_000_000, "xpu": 600_000_000}  # imports; context
@@ -211,7 +212,7 @@ def estimate(
     if gradient_checkpointing:
         kept = kept // shape.layers + full * hidden * shape.layers
         cast = cast // shape.layers if lora else cast  # autocast keeps its copies of weights that train
-    tokens = batch_size * seq_length * (2 if stage in ("reward", "dpo", "orpo") else 1)
+    tokens = batch_size * seq_length * (2 if stage in PAIRED else 1)
     logits = LOGIT_BYTES.get(stage, 0) * tokens * shape.vocab
     if stage == "dpo" or (stage == "sft" and device != "cpu"):  # a tile, gradients of hidden states and of the head
         tile = min(tokens, TILE[0]) * min(shape.vocab, TILE[1]) * (product + 4 * 8 * (device != "cuda"))
@@ -263,7 +264,7 @@ def row_length(stage: str, model: str, source: str, turns: int = 1) -> int:
     except (OSError, ValueError) as error:
         remedy = "Name a folder that holds the model's tokenizer too, or a Hub id (needs a network)."
         raise ModelError("model has no usable tokenizer", got=model, remedy=remedy) from error
-    rows, _ = preferences.pairs(source) if stage == "dpo" else data.instructions(source)
+    rows, _ = preferences.pairs(source) if stage in (*PAIRED, "ppo") else data.instructions(source)
     answers = [max(row.get("chosen", ""), row.get("rejected", ""), row.get("answer", ""), key=len) for row in rows]
     longest = sorted(zip(rows["prompt"], answers, strict=True), key=lambda row: len(row[0]) + len(row[1]))[-8 * turns :]
     groups = (longest[start : start + turns] for start in range(0, len(longest), turns))

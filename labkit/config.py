@@ -1,39 +1,18 @@
-"""Parameters: one frozen dataclass per stage, and the check of every value that reaches a notebook.
+"""Configurations: one frozen dataclass per stage, and which notebook has which.
 
-A field's metadata (help, range, choices, unit) is the single source for the check of papermill's parameters, for the
-widgets' labels, ranges and tooltips, and for the docs. A notebook's first cell after its parameters cell says
-
-    config = labkit.configure("02_supervised_fine_tuning", globals())
-
-Every problem is a ConfigError that names the parameter, the value got and the values allowed.
+What a field may hold stands beside it (`option`); a value of wrong type or range is a ConfigError.
 """
 
-import ast
 import dataclasses
-import math
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import ClassVar
 
-from labkit.errors import MISSING, ConfigError
+from labkit.errors import ConfigError
+from labkit.fields import check_names, checked, option, why_disabled
 
 # what model = "smoke" makes of values left at their defaults; what "smol" does, a Config's SMOL says
 SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1}
-_started: float | None = None  # time.monotonic() at the last configure(); records.record() measures from here
-
-
-def option(default, help, *, low=None, high=None, choices=None, unit="", identity=True, needs=None):
-    """A field of a Config: its default, one sentence of help and the values it may take.
-
-    low, high: smallest and largest number allowed, both included. choices: the only texts allowed. unit: what the
-    number counts. identity=False: the value does not change the result, so it stays out of a run's identity.
-    needs: (another field, the values it must have) for this one to leave its default.
-    """
-    about = {"help": help, "low": low, "high": high, "choices": choices, "unit": unit, "identity": identity}
-    about["needs"] = needs
-    return dataclasses.field(default=default, metadata=about)
 
 
 def _retrain():
@@ -87,7 +66,7 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict) -> "Config":
         """A Config from a plain dict, defaults for the rest. Raises ConfigError for an unknown name or a bad value."""
-        _check_names(cls, values)
+        check_names(cls, values)
         return cls(**values)
 
     def as_dict(self) -> dict:
@@ -99,14 +78,6 @@ class Config:
         return {
             field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.metadata["identity"]
         }
-
-
-def why_disabled(field: dataclasses.Field, values: dict) -> str:
-    """Why a field has no effect beside these values ("needs loss_type = 'robust'"), or "" where it has."""
-    other, wanted = field.metadata["needs"] or ("", ())
-    if not other or values[other] in wanted:
-        return ""
-    return f"needs {other} = {' or '.join(map(repr, wanted))}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,144 +266,9 @@ def stage_of(notebook: str) -> str:
     return next((stage for stage, kind in STAGES.items() if issubclass(NOTEBOOKS[notebook], kind)), "")
 
 
-def allowed(field: dataclasses.Field) -> str:
-    """The values that a field may take, in words ("a whole number from 1 to 4096 rows")."""
-    about = field.metadata
-    if about["choices"]:
-        return "one of " + ", ".join(about["choices"])
-    if field.type in (int, float):
-        kind = "a whole number" if field.type is int else "a number"
-        low, high = about["low"], about["high"]
-        limits = f" from {low} to {high}" if None not in (low, high) else f" >= {low}" if low is not None else ""
-        limits = limits or (f" <= {high}" if high is not None else "")
-        return f"{kind}{limits} {about['unit']}".rstrip()
-    return "True or False" if field.type is bool else "text"
-
-
-def _check_names(kind: type[Config], values: dict) -> None:
-    """Raise ConfigError for the first name that `kind` does not have, with the near miss and all names allowed."""
-    known = {field.name: field for field in dataclasses.fields(kind)}
-    for name in values:
-        if name not in known:
-            near = get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            listing = "; ".join(f"{field.name} ({allowed(field)})" for field in known.values())
-            raise ConfigError(f"{name} is not a parameter here", got=values[name], remedy=f"{hint}Allowed: {listing}.")
-
-
-def checked(field: dataclasses.Field, value):
-    """The value, an int turned into a float where the field is one. Raises ConfigError where it is not allowed."""
-    about, kind, wrong = field.metadata, field.type, False
-    if kind is float and type(value) is int and abs(value) < 1e300:
-        value = float(value)
-    if type(value) is not kind:
-        wrong = True
-    elif kind in (int, float):
-        too_low = about["low"] is not None and value < about["low"]
-        wrong = not _finite(value) or too_low or (about["high"] is not None and value > about["high"])
-    elif kind is str:
-        wrong = (about["choices"] and value not in about["choices"]) or (field.default != "" and not value.strip())
-    if not wrong:
-        return value
-    raise ConfigError(f"{field.name} must be {allowed(field)}", got=value, remedy=_suggest(field, value))
-
-
-def _finite(value: int | float) -> bool:
-    return type(value) is int or math.isfinite(value)  # isfinite() itself overflows on a very long int
-
-
-def _suggest(field: dataclasses.Field, value) -> str:
-    """What to write instead: the nearest allowed value where one is near, else the default."""
-    best = field.default
-    if field.type is int and type(value) is float and value.is_integer():
-        best = int(value)
-    elif field.type is bool and str(value).lower() in ("true", "false", "1", "0", "yes", "no"):
-        best = str(value).lower() in ("true", "1", "yes")
-    elif field.type in (int, float) and type(value) in (int, float) and _finite(value):
-        low, high = field.metadata["low"], field.metadata["high"]
-        best = low if low is not None and value < low else high if high is not None and value > high else best
-    elif field.metadata["choices"] and isinstance(value, str):
-        near = get_close_matches(value.lower(), field.metadata["choices"], n=1, cutoff=0.5)
-        if near:
-            return f"Did you mean {field.name} = {near[0]!r}?"
-    return f"Write for example {field.name} = {best!r}. {field.metadata['help']}"
-
-
-def check_parameters(notebook: str, parameters: dict) -> Config:
-    """The notebook's Config with these parameters. Raises ConfigError for an unknown notebook, name or value."""
-    if notebook not in NOTEBOOKS:
-        near = get_close_matches(str(notebook), NOTEBOOKS, n=1, cutoff=0.4)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise ConfigError("notebook is not known", got=notebook, remedy=f"{hint}Known: {', '.join(NOTEBOOKS)}.")
-    return NOTEBOOKS[notebook].from_dict(parameters)
-
-
-def configure(notebook: str, namespace: dict) -> Config:
-    """The Config of a notebook from its own variables; called as `configure("07_dpo", globals())`.
-
-    Checks that the parameters cell set every field, and that a cell which papermill injected sets no unknown name
-    (papermill itself only warns). Prints one line where the model has sizes of its own. Starts the clock that
-    `record` reads. Raises ConfigError.
-    """
-    global _started
-    _started = time.monotonic()
-    check_parameters(notebook, {})  # is the notebook known?
-    fields = dataclasses.fields(NOTEBOOKS[notebook])
-    names = [field.name for field in fields]
-    injected = {name: namespace.get(name, MISSING) for name in _injected(namespace, names)}
-    _check_names(NOTEBOOKS[notebook], injected)
-    for field in fields:
-        if field.name not in namespace:
-            remedy = (
-                f"Add the line {field.name} = {field.default!r} to the parameters cell ({allowed(field)}) and run it."
-            )
-            raise ConfigError(f"{field.name} must be set in the parameters cell of {notebook}", remedy=remedy)
-    config = check_parameters(notebook, {name: namespace[name] for name in names})
-    before, fitting = config.as_dict(), sized(config, keep=injected)
-    changes = [
-        f"{name} {before[name]} -> {value}" for name, value in fitting.as_dict().items() if value != before[name]
-    ]
-    if changes:
-        why = "tests the plumbing only" if config.model == "smoke" else "has sizes of its own"
-        print(f"model = {config.model} {why}: {', '.join(changes)}. Set other values to keep them.")
-    return fitting
-
-
-def seconds_since_configure() -> float | None:
-    """Seconds since the last `configure` in this process, or None where there was none."""
-    return None if _started is None else time.monotonic() - _started
-
-
 def sized(config: Config, keep: Iterable[str] = ()) -> Config:
     """The config with what suits its model, "smoke" or "smol", in place of values left at their defaults but `keep`."""
     sizes = {"smoke": SMOKE, "smol": config.SMOL}.get(config.model, {})
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     left = {name for name in sizes if name in defaults and getattr(config, name) == defaults[name]} - set(keep)
     return dataclasses.replace(config, **{name: sizes[name] for name in left})
-
-
-def _injected(namespace: dict, fields: list[str]) -> list[str]:
-    """The names assigned by the cell that papermill injected, from IPython's history (`In`); [] without one.
-
-    Only the newest such cell counts, and only where it ran after the parameters cell: so in a long-lived kernel, an
-    injected cell that has since been corrected, or removed and the notebook run again, raises no alarm.
-    """
-    history = namespace.get("In")
-    for source in reversed(history if isinstance(history, list) else []):
-        names = _assigned(source)
-        if source.partition("\n")[0].strip() == "# Parameters":
-            return [name for name in names if not name.startswith("PAPERMILL_")]  # papermill's own --inject-paths
-        if set(fields) <= set(names):
-            return []  # the parameters cell, and nothing was injected after it
-    return []
-
-
-def _assigned(source: str) -> list[str]:
-    """The names that the top level of a cell assigns; [] where it is not plain Python."""
-    try:
-        nodes = ast.parse(source).body
-    except SyntaxError:
-        return []
-    assignments = [node for node in nodes if isinstance(node, (ast.Assign, ast.AnnAssign))]
-    targets = [target for node in assignments for target in getattr(node, "targets", None) or [node.target]]
-    return [target.id for target in targets if isinstance(target, ast.Name)]

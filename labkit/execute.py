@@ -16,8 +16,9 @@ from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 
-from labkit.config import NOTEBOOKS, Config, check_parameters
+from labkit.config import NOTEBOOKS, Config
 from labkit.errors import ConfigError, NotebookError
+from labkit.parameters import check_parameters
 from labkit.records import new_folder, record_failure, records_table
 from labkit.runs import runs_dir
 

@@ -4,29 +4,30 @@ import contextlib
 import dataclasses
 import os
 import threading
+from importlib import import_module
 from pathlib import Path
 
-from labkit import config as configs
 from labkit import data, preferences, runs
-from labkit.config import Config, DPOConfig, SFTConfig
+from labkit.config import STAGES, Config, DPOConfig, SFTConfig, sized
 from labkit.errors import LabError, Stopped, TrainingError
 
 _training = threading.RLock()  # one training at a time in a process: two at once would both crawl
 _now: list[str] = []  # what holds it, for the message to whoever comes second
 
-FILES = {"pretrain": ("corpus", "corpus"), "sft": ("data", "instructions"), "dpo": ("data", "pairs")}
+STARTS = {"pretrain": "nothing", "sft": "base", "dpo": "sft"}  # what a stage starts from unless `parent` names a run
+FILES = {"pretrain": ("corpus", "corpus"), "sft": ("data", "instructions")}  # the others learn from `data`, pairs
 
 
 def source_of(config: Config, say=print, stop: threading.Event | None = None) -> tuple[str | Path, str]:
     """(what to load, its name) for the model that a stage starts from.
 
-    A `parent` run wins. Otherwise SFT starts from the shipped base, and DPO from the SFT run of the same model and
-    seed, which is trained if the store has none. Raises TrainingError where `stop` ends that training.
+    A `parent` run wins. Otherwise SFT starts from the shipped base, and preference tuning from the SFT run of the same
+    model and seed, which is trained if the store has none. Raises TrainingError where `stop` ends that training.
     """
     if getattr(config, "parent", ""):
         run = runs.get(config.parent)
         return run.checkpoint, run.id
-    if isinstance(config, DPOConfig):
+    if STARTS[_stage(config)] == "sft":
         run = sft_run(config.model, config.seed, say, stop=stop)
         if run.status != "finished":
             raise TrainingError("the parent's training was stopped", got=run.id, remedy="Train again to go on with it.")
@@ -44,15 +45,15 @@ def existing(stage: str, config: Config) -> runs.Run | None:
 
 def _id(stage: str, config: Config) -> str:
     """The id that a run of this configuration has or will have."""
-    field, name = FILES[stage]
-    if stage == "pretrain":
+    field, name = FILES.get(stage, ("data", "pairs"))
+    if STARTS[stage] == "nothing":
         parent = ""
-    elif stage == "dpo" and not config.parent:
+    elif STARTS[stage] == "sft" and not config.parent:
         parent = _id("sft", _default(SFTConfig, config.model, config.seed))
     else:
         parent = source_of(config)[1]
     source = getattr(config, field)
-    found = preferences.data_hash(source) if stage == "dpo" else data.file_hash(source, name)
+    found = preferences.data_hash(source) if name == "pairs" else data.file_hash(source, name)
     return runs.run_id(stage, config, parent, found)
 
 
@@ -72,8 +73,13 @@ def seconds_per_step(stage: str, config: Config) -> float | None:
     return None
 
 
+def _stage(config: Config) -> str:
+    """The stage whose configuration this is; a notebook's, which has more parameters, included."""
+    return next(stage for stage, kind in STAGES.items() if isinstance(config, kind))
+
+
 def _default(kind: type[Config], model: str, seed: int) -> Config:
-    return configs.sized(kind(model=model, seed=seed))
+    return sized(kind(model=model, seed=seed))
 
 
 def sft_run(model: str, seed: int, say=print, stop: threading.Event | None = None, retrain: bool = False) -> runs.Run:
@@ -127,18 +133,8 @@ def train_stage(
         )
     _now.append(f"{stage} of {config.model}")
     try:
-        if stage == "pretrain":
-            from labkit.stages import pretrain
-
-            return pretrain.train(config, say=say, stop=stop, at_look=at_look)
-        source, parent = source_of(config, say, stop)
-        if stage == "sft":
-            from labkit.stages import sft
-
-            return sft.train(config, source, parent, say=say, stop=stop, at_look=at_look)
-        from labkit.stages import dpo
-
-        return dpo.train(config, source, parent, say=say, stop=stop, at_look=at_look)
+        start = () if STARTS[stage] == "nothing" else source_of(config, say, stop)
+        return import_module(f"labkit.stages.{stage}").train(config, *start, say=say, stop=stop, at_look=at_look)
     except (Exception, KeyboardInterrupt) as error:
         with contextlib.suppress(LabError):
             left = existing(stage, config)

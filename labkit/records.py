@@ -14,8 +14,9 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from labkit.config import Config, check_parameters, seconds_since_configure
+from labkit.config import Config
 from labkit.errors import RunError
+from labkit.parameters import check_parameters, seconds_since_configure
 from labkit.runs import now, peak_rss_mb, plain_number, runs_dir, versions, write_json
 from labkit.verdicts import Verdict
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from labkit import config as module
+from labkit import parameters
 from labkit.config import NOTEBOOKS, STAGES, Config, DPOConfig, PretrainConfig, SFTConfig, StartConfig
 from labkit.errors import ConfigError
 
@@ -83,29 +84,29 @@ def test_identity_leaves_out_what_does_not_change_the_result():
 
 
 def test_check_parameters():
-    assert module.check_parameters("07_dpo", {"beta": 0.3}) == DPOConfig(beta=0.3)
-    refused(lambda: module.check_parameters("07_dop", {}), "07_dop", "Did you mean 07_dpo?", "00_start_here")
-    refused(lambda: module.check_parameters("07_dpo", {"betta": 0.3}), "betta", "Did you mean beta?", "0.001 to 10")
-    refused(lambda: module.check_parameters("07_dpo", {"beta": "low"}), "beta", "'low'", "0.001 to 10")
+    assert parameters.check_parameters("07_dpo", {"beta": 0.3}) == DPOConfig(beta=0.3)
+    refused(lambda: parameters.check_parameters("07_dop", {}), "07_dop", "Did you mean 07_dpo?", "00_start_here")
+    refused(lambda: parameters.check_parameters("07_dpo", {"betta": 0.3}), "betta", "Did you mean beta?", "0.001 to 10")
+    refused(lambda: parameters.check_parameters("07_dpo", {"beta": "low"}), "beta", "'low'", "0.001 to 10")
 
 
 def test_configure_takes_the_notebooks_variables():
     namespace = {**SFTConfig(steps=5, loss_on="all").as_dict(), "other": object()}
-    assert module.configure("02_supervised_fine_tuning", namespace) == SFTConfig(steps=5, loss_on="all")
-    assert 0 <= module.seconds_since_configure() < 5
-    refused(lambda: module.configure("00_start_here", {"model": "nano"}), "seed", "got nothing", "seed = 0")
-    refused(lambda: module.configure("00_start_here", START | {"seed": "x"}), "seed", "'x'", "from 0 to 2147483647")
+    assert parameters.configure("02_supervised_fine_tuning", namespace) == SFTConfig(steps=5, loss_on="all")
+    assert 0 <= parameters.seconds_since_configure() < 5
+    refused(lambda: parameters.configure("00_start_here", {"model": "nano"}), "seed", "got nothing", "seed = 0")
+    refused(lambda: parameters.configure("00_start_here", START | {"seed": "x"}), "seed", "'x'", "from 0 to 2147483647")
 
 
 def test_smoke_shortens_only_defaults_and_says_so(capsys):
-    smoke = module.configure("02_supervised_fine_tuning", SFTConfig(model="smoke").as_dict())
+    smoke = parameters.configure("02_supervised_fine_tuning", SFTConfig(model="smoke").as_dict())
     assert (smoke.steps, smoke.eval_every) == (4, 2)
     assert "steps 1700 -> 4, eval_every 340 -> 2" in capsys.readouterr().out
-    smoke = module.configure("02_supervised_fine_tuning", SFTConfig(model="smoke", steps=9).as_dict())
+    smoke = parameters.configure("02_supervised_fine_tuning", SFTConfig(model="smoke", steps=9).as_dict())
     assert (smoke.steps, smoke.eval_every) == (9, 2)
     assert "steps" not in capsys.readouterr().out
-    assert module.configure("00_start_here", START | {"model": "smoke"}) == StartConfig(model="smoke")
-    assert module.configure("02_supervised_fine_tuning", SFTConfig().as_dict()).steps == SFTConfig().steps
+    assert parameters.configure("00_start_here", START | {"model": "smoke"}) == StartConfig(model="smoke")
+    assert parameters.configure("02_supervised_fine_tuning", SFTConfig().as_dict()).steps == SFTConfig().steps
     assert capsys.readouterr().out == ""
 
 
@@ -116,9 +117,9 @@ BAD = "# Parameters\nsede = 3\n"
 @pytest.mark.parametrize("injected", [BAD, '# Parameters\nseed = 3\nsede: int = 3\nmodel = "nano"'])
 def test_a_misspelt_injected_parameter_is_found(injected):
     history = ["", PARAMETERS, injected, "configure"]
-    refused(lambda: module.configure("00_start_here", START | {"In": history, "sede": 3}), "sede", "got 3", "seed?")
+    refused(lambda: parameters.configure("00_start_here", START | {"In": history, "sede": 3}), "sede", "got 3", "seed?")
     history += ["configure"]  # asking again does not make it right
-    refused(lambda: module.configure("00_start_here", START | {"In": history, "sede": 3}), "sede")
+    refused(lambda: parameters.configure("00_start_here", START | {"In": history, "sede": 3}), "sede")
 
 
 @pytest.mark.parametrize(
@@ -133,14 +134,14 @@ def test_a_misspelt_injected_parameter_is_found(injected):
     ],
 )
 def test_no_false_alarm_in_a_long_lived_kernel(history):
-    assert module.configure("00_start_here", START | {"In": history}) == StartConfig()
+    assert parameters.configure("00_start_here", START | {"In": history}) == StartConfig()
 
 
 def test_papermill_still_writes_the_mark_that_configure_looks_for():
     from papermill.translators import PythonTranslator
 
     source = PythonTranslator.codify({"sede": 3})
-    refused(lambda: module.configure("00_start_here", START | {"In": ["", PARAMETERS, source], "sede": 3}), "sede")
+    refused(lambda: parameters.configure("00_start_here", START | {"In": ["", PARAMETERS, source], "sede": 3}), "sede")
 
 
 def test_base_config_is_shared_by_all():
@@ -206,14 +207,14 @@ def test_qlora_stands_beside_full_fine_tuning_at_its_own_learning_rate():
 
 def test_smol_gets_sizes_of_its_own_where_nothing_else_is_said(capsys):
     plain = module.LoRAConfig(model="smol").as_dict()
-    config = module.configure("03_lora", plain)
+    config = parameters.configure("03_lora", plain)
     assert {name: getattr(config, name) for name in module.LoRAConfig.SMOL if name != "seeds"} == {
         name: value for name, value in module.LoRAConfig.SMOL.items() if name != "seeds"
     }
     assert "model = smol has sizes of its own: " in capsys.readouterr().out
-    assert module.configure("03_lora", plain | {"steps": 7}).steps == 7  # a value that was set stays
+    assert parameters.configure("03_lora", plain | {"steps": 7}).steps == 7  # a value that was set stays
     given = ["\n".join(f"{name} = {value!r}" for name, value in plain.items()), "# Parameters\nturns = 1"]
-    assert module.configure("03_lora", plain | {"In": given}).turns == 1  # also where it is the default
+    assert parameters.configure("03_lora", plain | {"In": given}).turns == 1  # also where it is the default
     assert module.sized(module.LoRAConfig()) == module.LoRAConfig()
 
 

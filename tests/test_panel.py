@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from labkit import config as configs
 from labkit.config import DPOConfig, PretrainConfig, SFTConfig
 from labkit.errors import ConfigError
+from labkit.fields import allowed
 from labkit.ui.panel import PRESETS, Panel, describe
 
 NOTEBOOKS = {"01_pretraining": PretrainConfig, "02_supervised_fine_tuning": SFTConfig, "07_dpo": DPOConfig}
@@ -25,7 +25,7 @@ def test_every_field_has_a_control_with_its_help_and_range(notebook):
     assert [row["name"] for row in panel.fields] == list(fields)
     for row in panel.fields:
         assert fields[row["name"]].metadata["help"] in row["help"]
-        assert configs.allowed(fields[row["name"]]) in row["help"]
+        assert allowed(fields[row["name"]]) in row["help"]
         assert row["choices"] == list(fields[row["name"]].metadata["choices"] or ())
         if row["slider"]:
             assert row["slider"]["low"] <= fields[row["name"]].default <= row["slider"]["high"]

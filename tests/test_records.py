@@ -7,8 +7,7 @@ import numpy
 import pytest
 
 import labkit
-from labkit import config as config_module
-from labkit import records
+from labkit import parameters, records
 from labkit.config import StartConfig
 from labkit.errors import LabError
 
@@ -32,7 +31,7 @@ def test_record_holds_everything(store, capsys):
 
 
 def test_without_configure_the_seconds_are_unknown(store, monkeypatch):
-    monkeypatch.setattr(config_module, "_started", None)
+    monkeypatch.setattr(parameters, "_started", None)
     assert json.loads(labkit.record(NAME, StartConfig(), {}).read_text())["seconds"] is None
 
 

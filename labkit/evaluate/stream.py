@@ -11,8 +11,8 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from labkit import models
-from labkit.config import checked, option
 from labkit.errors import ConfigError, ModelError
+from labkit.fields import checked, option
 
 LIKELIEST = 5  # alternatives kept with each token
 

@@ -16,6 +16,7 @@ import traitlets
 from labkit import config as configs
 from labkit.config import Config
 from labkit.errors import ConfigError, LabError
+from labkit.fields import allowed, checked, why_disabled
 
 HERE = Path(__file__).parent
 PRESETS = ("this notebook", "defaults", "a quarter of the steps", "smoke test")
@@ -25,7 +26,7 @@ def describe(field: dataclasses.Field) -> dict:
     """What the browser needs of a field: name, label, help, kind, choices, unit, and the range of its slider."""
     about = field.metadata
     kind = "choice" if about["choices"] else {bool: "switch", str: "text"}.get(field.type, "number")
-    found = {"name": field.name, "label": field.name, "help": f"{about['help']} Allowed: {configs.allowed(field)}."}
+    found = {"name": field.name, "label": field.name, "help": f"{about['help']} Allowed: {allowed(field)}."}
     found |= {"kind": kind, "choices": list(about["choices"] or ()), "unit": about["unit"], "slider": None}
     if kind == "number" and about["low"] is not None and about["high"] is not None and field.name != "seed":
         low, high = about["low"], about["high"]
@@ -46,10 +47,10 @@ def parsed(field: dataclasses.Field, raw):
     if field.type in (int, float) and isinstance(raw, str):
         for kind in (int, float):
             try:
-                return configs.checked(field, kind(raw))
+                return checked(field, kind(raw))
             except ValueError:
                 continue
-    return configs.checked(field, raw)
+    return checked(field, raw)
 
 
 class Panel(anywidget.AnyWidget):
@@ -97,7 +98,7 @@ class Panel(anywidget.AnyWidget):
             except ConfigError as error:
                 errors[name] = str(error)
         known = {name: field.default for name, field in self._fields.items()} | values
-        disabled = {name: configs.why_disabled(field, known) for name, field in self._fields.items()}
+        disabled = {name: why_disabled(field, known) for name, field in self._fields.items()}
         disabled = {name: reason for name, reason in disabled.items() if reason}
         for name in disabled:  # without effect, so it goes back to its default
             values[name] = self._fields[name].default
