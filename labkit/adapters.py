@@ -1,6 +1,8 @@
 """Adapters: train a low-rank update beside frozen weights (LoRA, Hu et al. 2021).
 
 W x  becomes  W x + (lora_alpha / lora_rank) B A x,   A: (lora_rank, in), B: (out, lora_rank), B = 0 at the start
+
+The rows of chat tokens that the base was never taught train beside it: no update of the layers could say them.
 """
 
 import json
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from labkit import models
+from labkit import data, models
 from labkit.config import TuningConfig
 from labkit.errors import ConfigError
 
@@ -35,8 +37,26 @@ def targets(model: torch.nn.Module, names: str) -> str | list[str]:
     return wanted
 
 
-def attach(model: torch.nn.Module, config: TuningConfig) -> torch.nn.Module:
-    """The model as `config.tuning` wants it: itself, every weight training, or with an adapter that alone trains."""
+def untaught(model: torch.nn.Module, tokenizer) -> list[int]:
+    """Ids of the chat template's tokens that the model was never taught, [] where it knows its template.
+
+    Learning pushes every token that is never the next one in one and the same direction, away from what is. So in tied
+    embeddings the rows of such tokens are parallel to the padding's, which no training aims at (cosine above 0.999).
+    """
+    if not model.config.tie_word_embeddings or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        return []
+    chat = tokenizer.apply_chat_template(data.messages("?", "!"), return_dict=True)["input_ids"]
+    special = sorted(set(chat) & set(tokenizer.added_tokens_decoder) - {tokenizer.pad_token_id})
+    rows = model.get_input_embeddings().weight.detach().float()
+    alike = torch.nn.functional.cosine_similarity(rows[special], rows[tokenizer.pad_token_id], dim=-1)
+    return [token for token, close in zip(special, (alike > 0.999).tolist(), strict=True) if close]
+
+
+def attach(model: torch.nn.Module, config: TuningConfig, tokenizer) -> torch.nn.Module:
+    """The model as `config.tuning` wants it: itself, every weight training, or with an adapter that alone trains.
+
+    Beside the adapter train the rows of the chat tokens that are `untaught`.
+    """
     if config.tuning == "full":
         return model
     from peft import LoraConfig, get_peft_model
@@ -51,6 +71,7 @@ def attach(model: torch.nn.Module, config: TuningConfig) -> torch.nn.Module:
         use_rslora=config.lora_variant == "rslora",
         use_dora=config.lora_variant == "dora",
         target_modules=targets(model, config.target_modules),
+        trainable_token_indices=untaught(model, tokenizer) or None,
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(model, adapter)

@@ -174,13 +174,15 @@ def estimate(
     target_modules: str | Iterable[str] = "all-linear", optimizer: str = "adamw", batch_size: int = 8,
     seq_length: int = 512, dtype: str = "fp32", autocast: bool = True, gradient_checkpointing: bool = False,
     stage: str = "sft", precompute_ref_log_probs: bool = True, double_quant: bool = True, device: str = "cpu",
+    token_rows: int = 0,
 ) -> Budget:  # fmt: skip
     """Bytes of one training. Raises ConfigError for a value that is not allowed.
 
     dtype: of weights that are not quantized. autocast: whether products run in bf16 (`models.bf16()`); fp32 weights are
     then held once more, in bf16. batch_size: rows, or pairs in reward, dpo and orpo. Adapters are fp32 (peft), or bf16
     on a quantized model (trl). DPO's and PPO's reference is a copy of the model, PPO's reward and value models are two
-    more; with LoRA the reference is the model without its adapter, and the others are further adapters.
+    more; with LoRA the reference is the model without its adapter, and the others are further adapters. token_rows:
+    rows of tied embeddings that train beside an adapter; the embeddings then have a copy and a gradient as a whole.
     """
     _check(method=method, quantization=quantization, lora_rank=lora_rank, optimizer=optimizer, dtype=dtype)
     _check(batch_size=batch_size, seq_length=seq_length, stage=stage, device=device)
@@ -190,6 +192,7 @@ def estimate(
         raise ConfigError('quantization must be "none" with method = "full"', got=quantization, remedy=remedy)
     lines = adapted(shape, target_modules) if lora else shape.linears
     trains = sum(lora_rank * (wide + out) for _, wide, out in lines) if lora else shape.parameters
+    trains += token_rows * shape.hidden if lora else 0
     width = (2 if quantized else 4) if lora else full  # bytes of a weight that trains
     inside, outputs = sum(wide * out for _, wide, out in shape.linears), sum(out for *_, out in shape.linears)
     nf4 = 4 + (8 / 64 + 32 / (64 * 256) if double_quant else 32 / 64)
@@ -217,6 +220,7 @@ def estimate(
     if stage == "dpo" or (stage == "sft" and device != "cpu"):  # a tile, gradients of hidden states and of the head
         tile = min(tokens, TILE[0]) * min(shape.vocab, TILE[1]) * (product + 4 * 8 * (device != "cuda"))
         logits = tile + 4 * tokens * hidden + (0 if lora else 4 * head)
+    logits += 4 * full * head if token_rows and lora else 0  # changed and its gradient, for both of the head's uses
     copies = {"ppo": 3, "dpo": 0 if precompute_ref_log_probs else 1}.get(stage, 0)
     trained = 2 if stage == "ppo" else 1  # policy and value model
     parts = {
@@ -253,6 +257,8 @@ def knobs(stage: str, config) -> dict:
         found |= {"method": "lora", "lora_rank": config.lora_rank, "target_modules": config.target_modules}
         found["dtype"] = "bf16" if models.bf16() else "fp32"  # frozen weights, as models.load keeps them
         found["quantization"] = config.quantization
+        taught = stage != "sft" or config.model != "nano" or getattr(config, "parent", "").startswith(("sft-", "dpo-"))
+        found["token_rows"] = 0 if taught else 3  # <|user|>, <|assistant|>, <|end|>: adapters.untaught
     return found
 
 

@@ -18,15 +18,18 @@ from labkit import adapters, models, runs  # before peft, which imports bitsandb
 from labkit.errors import ConfigError, ModelError
 
 # isort: split
+import numpy
 import torch
-from peft import LoraConfig, PeftModelForCausalLM, set_peft_model_state_dict
+from peft import LoraConfig, PeftModelForCausalLM, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft.utils.other import set_additional_trainable_modules
 from safetensors.torch import load_file
 from transformers.utils import cached_file
 
 BASE = "base"  # peft's name for an adapter on no layer: while it is active, the bare base answers
 # What an adapter may set. Other settings change the base, or what a blend is: peft scales use_rslora's once too often.
-PLAIN = "r lora_alpha lora_dropout target_modules fan_in_fan_out task_type auto_mapping inference_mode peft_version"
+PLAIN = "r lora_alpha lora_dropout target_modules fan_in_fan_out task_type auto_mapping inference_mode peft_version "
+PLAIN += "trainable_token_indices"
 SIZES = "name", "rank", "trainable_weights", "bytes_on_disk", "base_bytes_on_disk"
 
 
@@ -60,9 +63,11 @@ class Rack:
                 raise ValueError(f"it is no plain LoRA: see {', '.join(sorted(odd)) or 'target_modules'}")
             with warnings.catch_warnings(action="ignore"):  # of names that are a part of "lora_": no matter here
                 self.model.add_adapter(name, config)
-                found = set_peft_model_state_dict(self.model, load_file(file), adapter_name=name)
-            mine = [key for key in found.missing_keys if "lora_" in key and key.endswith(f".{name}.weight")]
-            if lost := found.unexpected_keys + mine:
+                self._give_rows()
+                own, given = get_peft_model_state_dict(self.model, adapter_name=name), load_file(file)
+                set_peft_model_state_dict(self.model, own | given, adapter_name=name)
+            lost = [key for key in own | given if key not in own or (own[key].numel() and key not in given)]
+            if lost:
                 raise ValueError(f"{len(lost)} weights have no partner, such as {lost[0]}")
         except Exception as error:  # whatever json, safetensors and peft raise for files that do not fit
             self.model.delete_adapter(name) if name in self.model.peft_config else None
@@ -92,9 +97,38 @@ class Rack:
         parts = {name: weight for name, weight in weights.items() if self._known(name) and weight} or weights
         self.unload(as_name) if self.folders.get(as_name, "") is None else self._check_free(as_name)
         self.model.add_weighted_adapter(list(parts), list(parts.values()), as_name, combination_type="cat")
+        self._blend_rows(parts, as_name)
         self.folders[as_name] = None
         self.model.eval()
         self.switch(as_name)
+
+    def _give_rows(self) -> None:
+        """Give an empty set of chat tokens' rows to those without: where one has rows, peft looks for them in all."""
+        layer = getattr(self.model.get_input_embeddings(), "token_adapter", None)
+        for name, config in self.model.peft_config.items() if layer else ():
+            if name != BASE and name not in layer.token_indices:
+                config.trainable_token_indices = []
+                shape = self.model.config.to_dict()
+                set_additional_trainable_modules(self.model, config, shape, name, activate_adapter=False)
+                layer.token_indices[name] = numpy.empty(0, int)  # peft's [] would be no whole numbers
+
+    @torch.no_grad()
+    def _blend_rows(self, parts: dict[str, float], as_name: str) -> None:
+        """Add the weighted changes of chat tokens' rows, which peft leaves out of a weighted adapter."""
+        ids = {name: self.model.peft_config[name].trainable_token_indices or [] for name in parts}
+        union = sorted(set().union(*ids.values()))
+        config = self.model.peft_config[as_name]
+        config.trainable_token_indices = union or None
+        if not union:
+            return
+        set_additional_trainable_modules(self.model, config, self.model.config.to_dict(), as_name)
+        layer = self.model.get_input_embeddings().token_adapter
+        layer.update_layer(as_name, token_indices=union)  # else the rows of the first part's tokens only
+        rows = layer.trainable_tokens_delta
+        base = rows[as_name].clone()
+        for name, weight in parts.items():
+            places = [union.index(token) for token in ids[name]]
+            rows[as_name][places] += weight * (rows[name] - base[places])
 
     def merged(self, name: str) -> torch.nn.Module:
         """A plain transformers model: a copy of the base with the adapter merged into its weights."""
@@ -135,9 +169,8 @@ class Rack:
         base, rows = self.model.name_or_path, []
         base = base and Path(cached_file(base, "config.json")).parent  # the Hub's files lie in its cache
         for name, folder in self.folders.items():
-            mine = (w for key, w in self.model.named_parameters() if "lora_" in key and key.endswith(f".{name}.weight"))
             disk = [sum(f.stat().st_size for f in at.glob("*.safetensors")) if at else 0 for at in (folder, base)]
-            row = name, self.model.peft_config[name].r, sum(map(torch.numel, mine)), *disk
+            row = name, self.model.peft_config[name].r, sum(map(torch.numel, self._weights(name).values())), *disk
             rows.append(dict(zip(SIZES, row, strict=True)))
         return rows
 
@@ -150,3 +183,8 @@ class Rack:
     def _check_free(self, name: str) -> None:  # torch has names of its own, such as "keys"
         if name in (BASE, *self.folders) or hasattr(torch.nn.ModuleDict, name) or not name.isidentifier():
             raise ConfigError("the name must be one word, and free", got=name, remedy="Choose another word.")
+
+    def _weights(self, name: str) -> dict[str, torch.nn.Parameter]:
+        """The adapter's own weights: its matrices, and the rows of chat tokens that were trained beside them."""
+        mine = f"trainable_tokens_delta.{name}", f".{name}.weight"
+        return {key: weight for key, weight in self.model.named_parameters() if key.endswith(mine)}

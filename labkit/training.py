@@ -160,7 +160,7 @@ def load(run: Run, config: Config, source: str | Path):
     for weight in model.parameters():  # they are mapped from their file and come at the first use: use them
         weight.detach().max()
     run.info["peaks_mb"] = peaks | {"loading": models.peak_mb()}
-    return adapters.attach(model, config), tokenizer
+    return adapters.attach(model, config, tokenizer), tokenizer
 
 
 def probe(config: Config, knobs: dict, n: int = 3) -> float:
@@ -175,8 +175,8 @@ def probe(config: Config, knobs: dict, n: int = 3) -> float:
         model = AutoModelForCausalLM.from_config(models.nano_config(config.vocab_size, **size))
     else:
         source = data.BASE if config.model == "nano" else config.model
-        model, _ = models.load(source, quantization=quantization, frozen=lora)
-    model = adapters.attach(model, config) if lora else model
+        model, tokenizer = models.load(source, quantization=quantization, frozen=lora)
+        model = adapters.attach(model, config, tokenizer)
     model = model.to(models.device()).train()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
     ids = torch.randint(model.config.vocab_size, (rows, knobs["seq_length"]), device=model.device)

@@ -1,5 +1,6 @@
 """LoRA: the adapter moves and the base does not; what is saved loads to the same logits; bad names are named."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from labkit import adapters, data, models
+from labkit import adapters, budget, data, models
 from labkit.config import DPOConfig, SFTConfig
 from labkit.errors import ConfigError, ModelError
 from labkit.stages import dpo, sft
@@ -39,11 +40,11 @@ def options(folder, **more):
 
 def test_only_the_adapter_trains_and_it_counts_rank_times_in_plus_out(folder):
     config = SFTConfig(**options(folder, data=str(folder / "sft.jsonl")))
-    base, _ = models.load(folder / "model")
+    base, tokenizer = models.load(folder / "model")
     before = {name: weight.clone() for name, weight in base.named_parameters()}
     wide = sum(part.in_features + part.out_features for name, part in base.named_modules()
                if isinstance(part, torch.nn.Linear) and part is not base.get_output_embeddings())  # fmt: skip
-    model = adapters.attach(base, config)
+    model = adapters.attach(base, config, tokenizer)
     assert models.weights(model)["trainable_parameters"] == 4 * wide
     run = sft.train(config, folder / "model", "tiny", say=quiet)
     assert run.metrics["trainable_parameters"] == 4 * wide
@@ -54,6 +55,24 @@ def test_only_the_adapter_trains_and_it_counts_rank_times_in_plus_out(folder):
     row = torch.tensor([data.chat_row(tokenizer, "Say river", "river.")["input_ids"]])
     with torch.no_grad():
         assert not torch.allclose(learned(row).logits, again(row).logits, atol=1e-3)
+
+
+def test_the_shipped_base_was_never_taught_its_chat_tokens_and_an_adapter_trains_their_rows(store):
+    base, tokenizer = models.load(data.BASE)
+    new = adapters.untaught(base, tokenizer)
+    assert tokenizer.convert_ids_to_tokens(new) == [models.USER, models.ASSISTANT, models.END_OF_TURN]
+    assert adapters.untaught(*models.load("smoke")) == []  # random rows are not alike
+    before = base.get_input_embeddings().weight.detach().clone()
+    config = SFTConfig(tuning="lora", steps=2, eval_every=2, batch_size=2, lora_rank=1)
+    run = sft.train(config, data.BASE, "base", say=quiet)
+    shape = budget.shape_of("sft", config)
+    assert run.metrics["trainable_parameters"] == budget.estimate(shape, **budget.knobs("sft", config)).trainable
+    learned, _ = models.load(run.checkpoint)
+    after = learned.get_input_embeddings().weight.detach()
+    moved = (before != after).any(dim=1).nonzero().flatten().tolist()
+    assert moved == new and learned.get_output_embeddings().weight is learned.get_input_embeddings().weight
+    taught = dataclasses.replace(config, parent="sft-nano-0")
+    assert budget.estimate(shape, **budget.knobs("sft", taught)).trainable == run.metrics["trainable_parameters"] - 768
 
 
 def test_dpo_takes_the_model_without_its_adapter_as_reference(folder):
@@ -112,7 +131,7 @@ def test_4bit_gradients_after_a_look_at_held_out_data_are_those_before_it(folder
 
     def gradients(look_first: bool) -> dict[str, torch.Tensor]:
         base, tokenizer = models.load(folder / "model", quantization="4bit")
-        model = adapters.attach(base, SFTConfig(**options(folder, quantization="4bit")))
+        model = adapters.attach(base, SFTConfig(**options(folder, quantization="4bit")), tokenizer)
         torch.manual_seed(0)
         for name, weight in model.named_parameters():
             if "lora_B" in name:

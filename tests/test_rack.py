@@ -478,3 +478,33 @@ def test_dropout_is_off_as_soon_as_an_adapter_is_attached(root, tmp_path):
     rack.blend({"d": 1.0})
     assert torch.equal(logits(rack), logits(rack))
     assert rack.merge_damage("d", IDS)["fp32"]["max_difference"] < 1e-3
+
+
+@pytest.mark.parametrize("order", [("one", "two", "none"), ("none", "two", "one")])
+@torch.no_grad()
+def test_rows_of_chat_tokens_switch_blend_and_merge_with_their_adapter(root, tmp_path, order):
+    made, tokens = {}, {"one": [2, 4], "two": [3, 4], "none": None}
+    for seed, (name, ids) in enumerate((name, tokens[name]) for name in order):
+        settings = {"r": 2, "target_modules": ["q_proj"], "trainable_token_indices": ids}
+        made[name] = train(root / "base", tmp_path / name, seed, **settings)
+        file = made[name] / "adapter_model.safetensors"
+        weights = {key: weight + 1.0 if "token" in key else weight for key, weight in load_file(file).items()}
+        save_file(weights, file, {"format": "pt"})
+    rack = Rack(root / "base")
+    base = models.load(root / "base")[0]
+    rows = base.get_input_embeddings().weight.clone()
+    for name, folder in made.items():
+        rack.attach(name, folder)
+    expected = {"one": 2 * 64 + 2 * 128, "two": 2 * 64 + 2 * 128, "none": 2 * 128}
+    assert {row["name"]: row["trainable_weights"] for row in rack.sizes()} == expected
+    for name in made:
+        alone, _ = models.load(made[name])
+        assert torch.allclose(logits(rack, name), alone(IDS).logits, atol=1e-4)
+        assert torch.allclose(rack.merged(name)(IDS).logits, alone(IDS).logits, atol=1e-4)
+    rack.blend({"one": 0.5, "two": -1.0, "none": 1.0})
+    change = rack.merged("blend").get_input_embeddings().weight - rows
+    expected = torch.zeros(len(rows))
+    expected[[2, 3, 4]] = torch.tensor([0.5, -1.0, -0.5])
+    assert torch.allclose(change, expected[:, None].expand_as(change), atol=1e-5)
+    assert torch.allclose(rack.merged("blend")(IDS).logits, logits(rack), atol=1e-4)
+    assert torch.equal(logits(rack, ""), base(IDS).logits)

@@ -62,7 +62,8 @@ def test_skipping_unlearned_tokens_changes_neither_loss_nor_gradients(folder, tu
     batch["labels"][0, :4] = batch["labels"][1, 3:9] = data.IGNORED
     found = []
     for skip in (False, True):
-        model = adapters.attach(models.load(folder / "model")[0], config)
+        base, tokenizer = models.load(folder / "model")
+        model = adapters.attach(base, config, tokenizer)
         if skip:
             sft.score_learned_tokens_only(model)
         loss, mean = model(**batch, num_items_in_batch=7).loss, model(**batch).loss
