@@ -109,9 +109,8 @@ def _checked(rows: Dataset, name: str, own: bool = True) -> Dataset:
         try:
             messages, chosen, rejected = _parts(row)
         except (KeyError, TypeError, ValueError) as error:
-            faults[str(error.args[0]) if isinstance(error, ValueError) else "are no pair of texts or messages"].append(
-                number
-            )
+            fault = str(error) if isinstance(error, ValueError) else "are no pair of texts or messages"
+            faults[fault].append(number)
             continue
         prompt = messages[-1]["content"] if len(messages) == 1 else _transcript(messages)
         if not prompt.strip():

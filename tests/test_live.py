@@ -1,12 +1,14 @@
 """Training from the panel: in a thread, stopped, resumed, found again, and refused twice at once."""
 
+import itertools
 import time
+import types
 
 import pytest
 
 from labkit import background, runs
 from labkit.config import SFTConfig
-from labkit.errors import ConfigError, TrainingError
+from labkit.errors import ConfigError, DataError, TrainingError
 from labkit.ui import live, plots
 
 
@@ -77,6 +79,23 @@ def test_an_error_before_training_is_shown(store):
     bench.panel._do({"do": "train"})
     until(lambda: not background.Training.now.alive)
     until(lambda: "data file not found" in bench.panel.state["error"])
+
+
+def test_a_slow_refusal_is_not_asked_for_again_at_every_turn_of_a_knob(store, monkeypatch):
+    asked, clock = [], itertools.count(0, 3)
+
+    def existing(stage, config):
+        asked.append(config.data)
+        raise DataError("no dataset could be read", got=config.data, remedy="Connect.")
+
+    monkeypatch.setattr(live.pipeline, "existing", existing)
+    monkeypatch.setattr(live, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    bench = live.Bench("02_supervised_fine_tuning", config(data="nobody/nothing"), ["Hello"])
+    bench.panel.set(steps=5)
+    bench.panel.set(steps=6)
+    assert asked == ["nobody/nothing"] and "no dataset could be read" in str(bench.panel.notes)
+    bench.panel.set(data="other/thing")
+    assert asked == ["nobody/nothing", "other/thing"]
 
 
 def test_a_cell_goes_the_same_way_as_the_button(bench):

@@ -53,6 +53,7 @@ class Bench(ipywidgets.VBox):
     def __init__(self, notebook: str, config: Config, asked: list[str]):
         self.asked, self.run, self._log, self._training, self._pump = asked, None, None, None, None
         self._drawn, self._views, self._lock = -1, 0, threading.RLock()
+        self._refused: dict[str, str] = {}  # data -> why it cannot be read, until Train asks anew
         self.stage = configs.stage_of(notebook)
         self.charts = CHARTS[self.stage]
         self.panel = Panel(notebook, config, on_change=self._changed, on_do=self._do)
@@ -101,10 +102,15 @@ class Bench(ipywidgets.VBox):
 
     def _changed(self, config: Config) -> list[tuple[str, str, str]]:
         """Lines beneath the knobs: what training with them would weigh and take. Finds the run that they have."""
+        data, began = getattr(config, "data", ""), time.monotonic()
+        if data in self._refused:
+            return [("cannot start", self._refused[data], "bad")]
         lines = self._estimate(config)
         try:
             run = pipeline.existing(self.stage, config)
         except LabError as error:
+            if time.monotonic() - began > 2:  # a Hub id without a network: not asked again at every turn of a knob
+                self._refused[data] = str(error)
             return [*lines, ("cannot start", str(error), "bad")]
         old = self.run.path if getattr(self, "run", None) else None
         if (run.path if run else None) != old:
@@ -144,6 +150,7 @@ class Bench(ipywidgets.VBox):
     def train(self, again: bool = False) -> "Training":
         """Start training in the background, or go on with a stopped run. Raises TrainingError where one is running."""
         config = dataclasses.replace(self.panel.config, retrain=again)
+        self._refused.clear()
         training = Training(self.stage, config, self.asked)
         training.start()
         self._training = training
