@@ -250,7 +250,33 @@ class DPOConfig(TuningConfig):
     retrain: bool = _retrain()
 
 
-STAGES: dict[str, type[Config]] = {"pretrain": PretrainConfig, "sft": SFTConfig, "dpo": DPOConfig}
+@dataclass(frozen=True, kw_only=True)
+class ORPOConfig(TuningConfig):
+    """Notebook 08: from a base model to one that answers as people prefer, in one stage."""
+
+    steps: int = _steps(1150)
+    batch_size: int = _batch_size(8)
+    learning_rate: float = _learning_rate(4.5e-4)
+    warmup_steps: int = _warmup_steps(50)
+    beta: float = option(
+        0.1, "Weight of the odds ratio beside the chosen answer's loss (the paper's lambda).", low=0.0, high=10.0
+    )
+    data: str = option(
+        "all",
+        'The pairs: "all" (the lab\'s, and pairs made of its instructions), "lab", a JSONL or parquet file, a '
+        "dataset's folder or Hub id.",
+    )
+    parent: str = _parent()
+    eval_every: int = _eval_every(230)
+    retrain: bool = _retrain()
+
+
+STAGES: dict[str, type[Config]] = {
+    "pretrain": PretrainConfig,
+    "sft": SFTConfig,
+    "dpo": DPOConfig,
+    "orpo": ORPOConfig,
+}
 NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that stage with more parameters
     "00_start_here": StartConfig,
     "01_pretraining": PretrainConfig,
@@ -258,6 +284,7 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "03_lora": LoRAConfig,
     "04_qlora": QLoRAConfig,
     "07_dpo": DPOConfig,
+    "08_orpo": ORPOConfig,
 }
 
 

@@ -32,6 +32,10 @@ NAMES = {  # the trainers' names for what they log -> the lab's
     "eval_rewards/accuracies": "held_out_pair_accuracy",
     "eval_logps/chosen": "held_out_log_probs_chosen",
     "eval_logps/rejected": "held_out_log_probs_rejected",
+    "log_odds_chosen": "log_odds",
+    "nll_loss": "chosen_loss",
+    "eval_log_odds_chosen": "held_out_log_odds",
+    "eval_nll_loss": "held_out_chosen_loss",
 }
 
 
