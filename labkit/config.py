@@ -238,11 +238,18 @@ class DPOConfig(TuningConfig):
     beta: float = option(0.1, "Pull back to the reference model; low lets the model drift.", low=0.001, high=10.0)
     loss_type: str = option(
         "sigmoid_sft",
-        "Loss on the margin of a pair; _sft adds the chosen answer's own.",
-        choices=("sigmoid_sft", "sigmoid", "ipo", "hinge", "robust"),
+        "Loss on the margin of a pair; _sft adds the chosen answer's own. Notebook 07 draws each.",
+        choices=(
+            *("sigmoid_sft", "sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "bco_pair"),
+            *("sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "mpo", "sft"),
+        ),
     )
     label_smoothing: float = option(  # trl's other losses would ignore it without a word
-        0.0, "Assumed share of wrong labels.", low=0.0, high=0.49, needs=("loss_type", ("robust",))
+        0.0,
+        "Assumed share of wrong labels.",
+        low=0.0,
+        high=0.49,
+        needs=("loss_type", ("robust", "exo_pair", "aot", "aot_unpaired")),
     )
     data: str = option("lab", 'The preference pairs: "lab", a JSONL or parquet file, a dataset\'s folder or Hub id.')
     parent: str = _parent()
