@@ -18,10 +18,11 @@ SHOWN = 10  # row numbers named of each fault
 def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
     """(train, held out) pairs: `prompt`, `chosen` and `rejected` as texts, `messages` before the answer, `row` number.
 
-    source: "lab"; "all", which adds pairs made of the lab's instructions (`from_instructions`); a .jsonl, .json or .parquet file; a folder that `Dataset.save_to_disk` wrote or that holds such
-    files; or a Hub id (its split "train"). Rows are plain (three texts) or conversational (lists of messages with role
-    and content; the prompt may be missing where chosen and rejected begin with it, as in UltraFeedback). Of one's own
-    pairs every hundredth is held out. Raises DataError, with every fault counted and its rows named.
+    source: "lab"; "all", which adds pairs made of the lab's instructions (`from_instructions`); a .jsonl, .json or
+    .parquet file; a folder that `Dataset.save_to_disk` wrote or that holds such files; or a Hub id (its split "train").
+    Rows are plain (three texts) or conversational (lists of messages with role and content; the prompt may be missing
+    where chosen and rejected begin with it, as in UltraFeedback). Of one's own pairs every hundredth is held out.
+    Raises DataError, with every fault counted and its rows named.
     """
     if source in ("lab", "all"):
         train, held_out = (

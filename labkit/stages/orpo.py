@@ -9,6 +9,7 @@ No reference model and no stage before it: the first term is SFT's loss on the c
 that is left. As in the lab's SFT only answers are learned; the authors' code, and trl's, count the prompt's tokens too.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +17,16 @@ from pathlib import Path
 import torch
 import transformers
 from datasets import concatenate_datasets
-from trl.experimental import orpo
 
 from labkit import adapters, data, models, preferences, runs, training
 from labkit.config import ORPOConfig
 
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its names may change: requirements.lock holds the version
+from trl.experimental import orpo
+
 
 class Trainer(orpo.ORPOTrainer):
-    """trl's trainer, which here scores the answers' tokens alone: on a CPU the other positions cost a third of a step."""
+    """trl's trainer, which scores the answers' tokens alone: on a CPU the other positions take long."""
 
     def concatenated_forward(self, model, batch: dict) -> tuple[torch.Tensor, ...]:
         """(mean log-probs of chosen, of rejected, shape (pairs,); logits of both, (tokens, vocab); chosen's loss)."""
