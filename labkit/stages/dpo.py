@@ -110,6 +110,7 @@ def train(
     held_out = held_out.select(range(min(32 if config.model == "smoke" else 256, len(held_out))))
 
     recorder = training.Recorder(run, say, stop)
+    training.watch_answers(recorder, tokenizer, held_out)
     if at_look is not None:
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     args = trl.DPOConfig(
