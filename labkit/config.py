@@ -238,11 +238,18 @@ class DPOConfig(TuningConfig):
     beta: float = option(0.1, "Pull back to the reference model; low lets the model drift.", low=0.001, high=10.0)
     loss_type: str = option(
         "sigmoid_sft",
-        "Loss on the margin of a pair; _sft adds the chosen answer's own.",
-        choices=("sigmoid_sft", "sigmoid", "ipo", "hinge", "robust"),
+        "Loss on the margin of a pair; _sft adds the chosen answer's own. Notebook 07 draws each.",
+        choices=(
+            *("sigmoid_sft", "sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "bco_pair"),
+            *("sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "mpo", "sft"),
+        ),
     )
     label_smoothing: float = option(  # trl's other losses would ignore it without a word
-        0.0, "Assumed share of wrong labels.", low=0.0, high=0.49, needs=("loss_type", ("robust",))
+        0.0,
+        "Assumed share of wrong labels.",
+        low=0.0,
+        high=0.49,
+        needs=("loss_type", ("robust", "exo_pair", "aot", "aot_unpaired")),
     )
     data: str = option("lab", 'The preference pairs: "lab", a JSONL or parquet file, a dataset\'s folder or Hub id.')
     parent: str = _parent()
@@ -250,7 +257,33 @@ class DPOConfig(TuningConfig):
     retrain: bool = _retrain()
 
 
-STAGES: dict[str, type[Config]] = {"pretrain": PretrainConfig, "sft": SFTConfig, "dpo": DPOConfig}
+@dataclass(frozen=True, kw_only=True)
+class ORPOConfig(TuningConfig):
+    """Notebook 08: from a base model to one that answers as people prefer, in one stage."""
+
+    steps: int = _steps(1150)
+    batch_size: int = _batch_size(8)
+    learning_rate: float = _learning_rate(4.5e-4)
+    warmup_steps: int = _warmup_steps(50)
+    beta: float = option(
+        0.1, "Weight of the odds ratio beside the chosen answer's loss (the paper's lambda).", low=0.0, high=10.0
+    )
+    data: str = option(
+        "all",
+        'The pairs: "all" (the lab\'s, and pairs made of its instructions), "lab", a JSONL or parquet file, a '
+        "dataset's folder or Hub id.",
+    )
+    parent: str = _parent()
+    eval_every: int = _eval_every(230)
+    retrain: bool = _retrain()
+
+
+STAGES: dict[str, type[Config]] = {
+    "pretrain": PretrainConfig,
+    "sft": SFTConfig,
+    "dpo": DPOConfig,
+    "orpo": ORPOConfig,
+}
 NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that stage with more parameters
     "00_start_here": StartConfig,
     "01_pretraining": PretrainConfig,
@@ -258,6 +291,7 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "03_lora": LoRAConfig,
     "04_qlora": QLoRAConfig,
     "07_dpo": DPOConfig,
+    "08_orpo": ORPOConfig,
 }
 
 

@@ -1,11 +1,17 @@
 """Alarms: what goes wrong in training, read from the logged numbers alone.
 
 Each alarm says what it saw, what that means and which knob to turn. The rules are simple on purpose: they compare the
-last quarter of what was logged with the first, so one noisy step raises nothing.
+last quarter of what was logged with the first, so one noisy step raises nothing. What was logged and is read here:
+
+    kl             nats per answer, of the policy from the model it started from
+    entropy        nats per token, of the policy's next-token distribution
+    answer_length  tokens of the answers that the policy writes
+    repetition     share of their three-word runs that the same answer has had before (`repeated`)
+    reward, gold   mean of the reward that is trained on, and of the gold preference that is not; held_out_reward first
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,13 @@ class Alarm:
 
     def __str__(self) -> str:
         return f"step {self.step}: {self.meaning} {self.remedy}"
+
+
+def repeated(text: str) -> float:
+    """Share of the text's runs of three words that stand in it before; 0 for fewer than four words."""
+    words = text.split()
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    return 1 - len(set(runs)) / len(runs) if len(runs) > 1 else 0.0
 
 
 def _values(history: list[dict], name: str) -> list[float]:
@@ -60,8 +73,18 @@ def alarms(history: list[dict]) -> list[Alarm]:
             f"The gradient norm jumped to {norms[-1]:.3g}.",
             "Lower learning_rate if it happens often.",
         )
-    found += _preference(history, step)
-    return found
+    return found + _preference(history, step) + _policy(history, step)
+
+
+def kept(history: list[dict]) -> list[dict]:
+    """Every alarm raised at any time, the latest of each name, as plain values for run.json.
+
+    at_end: whether it still stands after the last row; one that has gone was a bad stretch.
+    """
+    latest = {alarm.name: alarm for end in range(1, len(history) + 1) for alarm in alarms(history[:end])}
+    standing = {alarm.name for alarm in alarms(history)}
+    found = [asdict(alarm) | {"at_end": alarm.name in standing} for alarm in latest.values()]
+    return sorted(found, key=lambda alarm: alarm["step"])
 
 
 def _preference(history: list[dict], step: int) -> list[Alarm]:
@@ -76,13 +99,54 @@ def _preference(history: list[dict], step: int) -> list[Alarm]:
         meaning = f"Chosen and rejected answers both become less likely (by {fall:.0f} and {rejected_fall:.0f} nats)."
         found.append(Alarm("chosen_falls", step, meaning, "Use loss_type sigmoid_sft, a higher beta or fewer steps."))
     margins = _values(history, "margin")
-    if (
-        len(margins) >= 8
-        and _ends(margins)[1] > 0.5
-        and fall > 0
-        and rejected_fall > 4 * fall > 0
-        and rejected_fall > 10
-    ):
+    if len(margins) >= 8 and _ends(margins)[1] > 0.5 and fall > 1 and rejected_fall > 4 * fall and rejected_fall > 10:
         meaning = "The margin grows by the rejected answers alone; the chosen ones become no likelier."
         found.append(Alarm("margin_by_rejected", step, meaning, "Use loss_type sigmoid_sft or a lower learning_rate."))
     return found
+
+
+def _policy(history: list[dict], step: int) -> list[Alarm]:
+    """Alarms on what the policy writes: how far from its start, how varied, how long, and whether gold agrees."""
+    found = []
+    kl = _values(history, "kl")
+    if len(kl) >= 3 and _ends(kl)[1] > 30:
+        meaning = f"The policy is {_ends(kl)[1]:.0f} nats per answer from where it started: it has left its language."
+        found.append(Alarm("kl_blow_up", step, meaning, "Raise beta (or kl_coef), or lower learning_rate."))
+    entropy = _values(history, "entropy")
+    if len(entropy) >= 8 and _ends(entropy)[1] < 0.1 * _ends(entropy)[0]:
+        first, last = _ends(entropy)
+        meaning = f"Entropy fell from {first:.3f} to {last:.3f} nats per token: the policy writes one thing only."
+        found.append(Alarm("entropy_collapse", step, meaning, "Raise beta, lower learning_rate or take fewer steps."))
+    lengths = _values(history, "answer_length")
+    if len(lengths) >= 2 and _ends(lengths)[1] < 0.4 * lengths[0]:
+        meaning = f"Answers shrank from {lengths[0]:.1f} to {_ends(lengths)[1]:.1f} tokens: does anything remain?"
+        remedy = "Read the answers; raise beta, or see whether the rejected answers are the longer ones throughout."
+        found.append(Alarm("length_collapse", step, meaning, remedy))
+    if len(lengths) >= 2 and _ends(lengths)[1] > 2.5 * lengths[0] > 0:
+        meaning = f"Answers grew from {lengths[0]:.1f} to {_ends(lengths)[1]:.1f} tokens: is length all it was taught?"
+        remedy = "Compare the lengths of chosen and rejected answers; raise beta or lower learning_rate."
+        found.append(Alarm("length_blow_up", step, meaning, remedy))
+    again = _values(history, "repetition")
+    if len(again) >= 3 and min(again[-2:]) > max(0.2, again[0] + 0.15):  # twice: a base passes through such a stretch
+        meaning = f"{again[-1]:.0%} of the runs of three words repeat within an answer: the policy goes in circles."
+        found.append(
+            Alarm("repetition", step, meaning, "Raise beta, lower learning_rate or use loss_type sigmoid_sft.")
+        )
+    return found + _over_optimised(history, step)
+
+
+def _over_optimised(history: list[dict], step: int) -> list[Alarm]:
+    """Goodhart's alarm: at the looks, gold falls twice in a row from its best while the reward keeps rising."""
+    name = "held_out_reward" if _values(history, "held_out_reward") else "reward"
+    looks = [row for row in history if row.get("gold") is not None]
+    rewards = [_ends(_values([r for r in history if r["step"] <= row["step"]], name) or [math.nan])[1] for row in looks]
+    gold = [row["gold"] for row in looks]
+    if len(gold) < 3 or not gold[-1] < gold[-2] < max(gold) or gold[-1] > max(gold) - 0.05 * abs(max(gold)):
+        return []
+    best = gold.index(max(gold))
+    if not rewards[-1] > rewards[best]:
+        return []
+    meaning = f"The reward rises ({rewards[best]:.2f} to {rewards[-1]:.2f}) while gold falls ({max(gold):.2f} to "
+    meaning += f"{gold[-1]:.2f}): it learns the reward's mistakes."
+    remedy = f"Stop near step {looks[best]['step']}, raise beta, or train the reward model on more pairs."
+    return [Alarm("reward_up_gold_down", step, meaning, remedy)]

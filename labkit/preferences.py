@@ -1,11 +1,12 @@
 """Preference pairs, the lab's or the reader's own, in the forms that trl takes; every row checked before training."""
 
+import random
 import re
 from collections import defaultdict
 from pathlib import Path
 
 import datasets
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from labkit import data
 from labkit.errors import DataError
@@ -17,16 +18,47 @@ SHOWN = 10  # row numbers named of each fault
 def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
     """(train, held out) pairs: `prompt`, `chosen` and `rejected` as texts, `messages` before the answer, `row` number.
 
-    source: "lab"; a .jsonl, .json or .parquet file; a folder that `Dataset.save_to_disk` wrote or that holds such
-    files; or a Hub id (its split "train"). Rows are plain (three texts) or conversational (lists of messages with role
-    and content; the prompt may be missing where chosen and rejected begin with it, as in UltraFeedback). Of one's own
-    pairs every hundredth is held out. Raises DataError, with every fault counted and its rows named.
+    source: "lab"; "all", which adds pairs made of the lab's instructions (`from_instructions`); a .jsonl, .json or
+    .parquet file; a folder that `Dataset.save_to_disk` wrote or that holds such files; or a Hub id (its split "train").
+    Rows are plain (three texts) or conversational (lists of messages with role and content; the prompt may be missing
+    where chosen and rejected begin with it, as in UltraFeedback). Of one's own pairs every hundredth is held out.
+    Raises DataError, with every fault counted and its rows named.
     """
-    if source == "lab":
-        return tuple(
+    if source in ("lab", "all"):
+        train, held_out = (
             _checked(data.read(data.LAB[name], set()), name, own=False) for name in ("pairs", "pairs_held_out")
         )
+        if source == "all":
+            train = concatenate_datasets([train, _checked(from_instructions(), "instructions", own=False)])
+        return train, held_out
     return data.split(_checked(_load(source), Path(source).name))
+
+
+def from_instructions() -> Dataset:
+    """Pairs made of the lab's own instructions, for a method that has no SFT before it; no text is new.
+
+    Good answers to one fact or request (same kind and entity) are chosen over the others to it, bare, rambling or going
+    along; where a good answer has none, over the answer to another question of its kind. `style` and `entity` tell,
+    which SFT does not look at: so these pairs hold more labels than SFT and DPO together are given.
+    """
+    rows, _ = data.instructions()
+    rng, kinds, facts = random.Random(0), defaultdict(list), defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["style"] == "good":
+            kinds[row["kind"]].append(row["answer"])
+        if row["entity"]:
+            facts[row["kind"], row["entity"]][row["style"] == "good"].append(row["answer"])
+    found = []
+    for row in rows:
+        good, fact = row["style"] == "good", facts[row["kind"], row["entity"]]
+        others = fact[not good]
+        if good:
+            chosen, rejected = row["answer"], rng.choice(others or kinds[row["kind"]])
+        elif others:
+            chosen, rejected = rng.choice(others), row["answer"]
+        if (good or others) and chosen != rejected:
+            found.append({"prompt": row["prompt"], "chosen": chosen, "rejected": rejected})
+    return Dataset.from_list(found)
 
 
 def check(rows: Dataset, tokenizer, max_length: int) -> list[str]:
@@ -74,6 +106,8 @@ def conversations(rows: Dataset) -> Dataset:
 
 def data_hash(source: str) -> str:
     """A short hash of what `source` stands for; part of a run's identity."""
+    if source == "all":
+        return data.file_hash("lab", "pairs") + data.file_hash("lab", "instructions")
     if source == "lab" or Path(source).is_file():
         return data.file_hash(source, "pairs")
     return _load(source)._fingerprint  # made by datasets from the files and how they are read

@@ -1,6 +1,6 @@
 """The run store: every training is a folder runs/STAGE/ID/.
 
-    run.json       id, stage, status, config, parent, data_hash, versions, seed, metrics, times, memory, process
+    run.json       id, stage, status, config, parent, data_hash, versions, seed, metrics, alarms, times, memory, process
     metrics.jsonl  one line per logged step
     checkpoint/    what the stage saves
 
@@ -28,6 +28,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 
+from labkit import health
 from labkit.config import Config
 from labkit.errors import RunError
 
@@ -208,6 +209,8 @@ class Run:
         if self._opened is not None:  # seconds add up over a stop and a resume
             self.info["seconds"] = round(self.elapsed(), 3)
             self.info["peak_rss_mb"] = max(self.info["peak_rss_mb"], peak_rss_mb())
+        if self.info["status"] != "running":
+            self.info["alarms"] = health.kept(self.history())
         write_json(self.path / "run.json", self.info)
         return self
 

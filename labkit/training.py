@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -11,9 +12,10 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from labkit import adapters, budget, data, models
+from labkit import adapters, budget, data, health, models
 from labkit.config import Config
 from labkit.errors import Stopped, TrainingError
+from labkit.evaluate import answers
 from labkit.runs import Run, write_json
 
 NAMES = {  # the trainers' names for what they log -> the lab's
@@ -32,6 +34,10 @@ NAMES = {  # the trainers' names for what they log -> the lab's
     "eval_rewards/accuracies": "held_out_pair_accuracy",
     "eval_logps/chosen": "held_out_log_probs_chosen",
     "eval_logps/rejected": "held_out_log_probs_rejected",
+    "log_odds_chosen": "log_odds",
+    "nll_loss": "chosen_loss",
+    "eval_log_odds_chosen": "held_out_log_odds",
+    "eval_nll_loss": "held_out_chosen_loss",
 }
 
 
@@ -120,6 +126,21 @@ class Recorder(TrainerCallback):
         if self.stop is not None and self.stop.is_set():
             control.should_training_stop = control.should_save = True
         return control
+
+
+def watch_answers(recorder: Recorder, tokenizer, rows) -> None:
+    """At every look, log what the model writes to the first 32 of `rows`: `answer_length` (tokens) and `repetition`."""
+    some = rows.select(range(min(32, len(rows))))["messages"]
+    texts = [tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True) for said in some]
+
+    def look(model) -> None:
+        found = [row["text"] for row in answers.generate(model, tokenizer, texts)]
+        lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in found]
+        repetition = statistics.mean(map(health.repeated, found))
+        step = recorder.run.history()[-1]["step"]
+        recorder.run.log(step, answer_length=statistics.mean(lengths), repetition=repetition)
+
+    recorder.at_look.append(look)
 
 
 def fit(trainer, run: Run, stop: threading.Event | None = None) -> bool:

@@ -1,6 +1,14 @@
 """Alarms: each is provoked, and a healthy run raises none."""
 
-from labkit import health
+import json
+
+import pytest
+import torch
+
+from labkit import health, models
+from labkit.config import DPOConfig, ORPOConfig
+from labkit.evaluate import answers
+from labkit.stages import dpo, orpo
 
 
 def history(**columns):
@@ -36,3 +44,119 @@ def test_each_fault_has_its_alarm():
 def test_an_alarm_says_what_it_means_and_what_to_turn():
     alarm = health.alarms(history(loss=[1 + 0.2 * n for n in range(20)]))[0]
     assert alarm.step == 19 and "rises" in alarm.meaning and "learning_rate" in alarm.remedy
+
+
+# Real faults, each from a training of a tiny model that answers "river stone and river." when it is healthy
+
+WORDS = ["river", "stone", "lamp", "house", "dog", "cat"]
+ROWS = [
+    {"prompt": f"Say {a} {b}", "chosen": f"{a} {b} and then {b} and {a}.", "rejected": f"I hope that {a} helps you."}
+    for a in WORDS
+    for b in WORDS
+]
+PAIRS = {
+    "good": ROWS,
+    "short": [row | {"chosen": "No.", "rejected": row["chosen"]} for row in ROWS],
+    "circles": [row | {"chosen": "go and " * 8 + "go.", "rejected": row["chosen"]} for row in ROWS],
+    "long": [row | {"chosen": f"{row['chosen']} I hope " * 3, "rejected": row["chosen"]} for row in ROWS],
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder of pairs, and the run of a tiny model that has learned the good ones."""
+    root = tmp_path_factory.mktemp("health")
+    for name, rows in PAIRS.items():
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = models.train_tokenizer([" ".join(row.values()) for row in ROWS], 320)
+    models.new_model(tokenizer, hidden_size=64, layers=2, heads=2, seed=0).save_pretrained(root / "model")
+    tokenizer.save_pretrained(root / "model")
+    config = ORPOConfig(
+        model=str(root / "model"), data=str(root / "good.jsonl"), steps=160, batch_size=8, eval_every=40,
+        learning_rate=5e-3, warmup_steps=5,
+    )  # fmt: skip
+    return root, orpo.train(config, root / "model", "tiny", say=lambda line: None)
+
+
+def tuned(tiny, pairs="good", at_look=None, **knobs):
+    root, start = tiny
+    few = {"steps": 40, "batch_size": 8, "eval_every": 8, "warmup_steps": 0, "learning_rate": 3e-3}
+    config = DPOConfig(model=str(root / "model"), data=str(root / f"{pairs}.jsonl"), **(few | knobs))
+    return dpo.train(config, start.checkpoint, start.id, say=lambda line: None, at_look=at_look)
+
+
+def kept(run) -> set[str]:
+    """The alarms in the run's own run.json."""
+    return {alarm["name"] for alarm in json.loads((run.path / "run.json").read_text())["alarms"] if alarm["at_end"]}
+
+
+def test_healthy_trainings_raise_nothing(tiny):
+    start, run = tiny[1], tuned(tiny, learning_rate=3e-4)
+    for one in (start, run):
+        looks = [row["answer_length"] for row in one.history() if "answer_length" in row]
+        assert kept(one) == set() and len(looks) >= 5 and looks[-1] > 4
+    assert "entropy" in run.history()[2]
+
+
+def test_too_high_a_learning_rate(tiny):
+    """KL is measured at every look, on sampled answers, as PPO logs it."""
+    reference, _ = models.load(tiny[1].checkpoint)
+
+    def measure(run, model, tokenizer):
+        asked = [row["prompt"] for row in ROWS[:8]]
+        said = [row["text"] or "." for row in answers.ask(model, tokenizer, asked, sample=True, max_new_tokens=24)]
+        ours, theirs = (answers.log_probs(one, tokenizer, asked, said)[0] for one in (model, reference))
+        run.log(run.history()[-1]["step"], kl=float((ours - theirs).mean()))
+
+    run = tuned(tiny, learning_rate=1e-2, loss_type="sigmoid", at_look=measure)
+    raised = {alarm["name"] for alarm in run.info["alarms"]}
+    assert {"kl_blow_up", "length_blow_up"} <= raised and raised & {"chosen_falls", "margin_by_rejected"}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "alarm"), [("short", "length_collapse"), ("long", "length_blow_up"), ("circles", "repetition")]
+)
+def test_pairs_that_prefer_a_fault(tiny, pairs, alarm):
+    assert alarm in kept(tuned(tiny, pairs, steps=80, learning_rate=5e-3))
+
+
+def test_a_policy_that_climbs_a_proxy():
+    """Mirror descent, pi <- pi exp(0.2 reward), on 30 answers and a reward that grows with their length."""
+    words = torch.arange(30.0)
+    gold, reward = 3 - ((words - 8) ** 2) / 64, 0.1 * words  # the best answer has 8 words; the reward likes more
+    logits, rows = -0.5 * (words - 3).abs(), []
+    for step in range(100):
+        policy = logits.softmax(-1)
+        rows.append({"step": step, "reward": float(policy @ reward)})
+        rows[-1] |= {"gold": float(policy @ gold)} if step % 10 == 0 else {}
+        logits = logits + 0.2 * reward
+    looks = {row["step"]: row["gold"] for row in rows if "gold" in row}
+    best = max(looks, key=looks.get)
+    assert 0 < best < 60  # gold rises first
+    alarm = next(one for one in health.alarms(rows) if one.name == "reward_up_gold_down")
+    assert f"near step {best}" in alarm.remedy and alarm.meaning.startswith("The reward rises")
+    assert names(rows[: best + 1]) == set()
+
+
+def test_a_policy_that_says_one_thing():
+    """Policy gradient without an entropy bonus."""
+    logits, rows, reward = torch.zeros(20), [], torch.linspace(0, 1, 20)
+    for step in range(80):
+        policy = logits.softmax(-1)
+        rows.append({"step": step, "entropy": float(-(policy * policy.log()).sum()), "reward": float(policy @ reward)})
+        logits = logits + 20 * policy * (reward - policy @ reward)
+    assert names(rows) == {"entropy_collapse"}
+
+
+def test_repeated_counts_runs_of_three_words():
+    assert health.repeated("one two three") == health.repeated("") == 0
+    assert health.repeated("a b c d e f") == 0
+    assert health.repeated("a b c a b c") == pytest.approx(1 / 4)  # abc bca cab abc
+
+
+def test_an_alarm_that_has_gone_is_kept_and_says_so():
+    rows = history(loss=[3 - 0.1 * n for n in range(20)], grad_norm=[1.0] * 10 + [50.0] + [1.0] * 9)
+    assert names(rows) == set()
+    assert [(alarm["name"], alarm["step"], alarm["at_end"]) for alarm in health.kept(rows)] == [
+        ("gradient_spike", 10, False)
+    ]

@@ -61,7 +61,10 @@ def test_whole_numbers_stay_whole():
 
 def test_a_knob_without_effect_is_disabled_and_says_why():
     panel = Panel("07_dpo", DPOConfig())
-    assert panel.notes["disabled"]["label_smoothing"] == "needs loss_type = 'robust'"
+    assert (
+        panel.notes["disabled"]["label_smoothing"]
+        == "needs loss_type = 'robust' or 'exo_pair' or 'aot' or 'aot_unpaired'"
+    )
     assert panel.notes["disabled"]["lora_rank"] == "needs tuning = 'lora'"
     turn(panel, loss_type="robust", label_smoothing="0.2", tuning="lora", lora_rank="4")
     assert not panel.notes["disabled"] and panel.config.label_smoothing == 0.2 and panel.config.lora_rank == 4

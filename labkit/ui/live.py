@@ -40,6 +40,12 @@ CHARTS = {
         PACE,
         GRADIENT,
     ],
+    "orpo": [
+        LOSSES,
+        ("log odds ratio", "nats", {"log_odds": "train", "held_out_log_odds": "held out"}),
+        ("log-probabilities", "nats per token", {"log_probs_chosen": "chosen", "log_probs_rejected": "rejected"}),
+        GRADIENT,
+    ],
 }
 
 
