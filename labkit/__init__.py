@@ -25,6 +25,7 @@ _NAMES = {  # public name -> the module that holds it
     "LoRAConfig": "config",
     "QLoRAConfig": "config",
     "DPOConfig": "config",
+    "PPOConfig": "config",
     "LabError": "errors",
     "Run": "runs",
     "describe_versions": "runs",
@@ -36,8 +37,8 @@ _NAMES = {  # public name -> the module that holds it
 }
 _MODULES = (
     *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch"),
-    *("fields", "health", "lineage", "models", "parameters", "pipeline", "preferences", "rack", "records", "runs"),
-    *("stages", "training", "ui", "verdicts"),
+    *("fields", "health", "lineage", "models", "parameters", "pipeline", "ppo", "preferences", "rack", "records"),
+    *("rollouts", "runs", "stages", "training", "ui", "verdicts"),
 )
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])

@@ -122,20 +122,22 @@ class Recorder(TrainerCallback):
         return control
 
 
-def fit(trainer, run: Run, stop: threading.Event | None = None) -> bool:
+def fit(trainer, run: Run, stop: threading.Event | None = None, updates: int = 1) -> bool:
     """Train, resuming from the last checkpoint of a stopped or killed run. True if it reached the last step.
 
+    updates: the trainer's steps that make one of the run's.
     A keyboard interrupt counts as a stop: what was learned is kept and the run can be resumed.
     """
     folder = run.path / "resume"
     last = transformers.trainer_utils.get_last_checkpoint(str(folder)) if folder.exists() else None
     if last:
-        run.rewind(int(last.rsplit("-", 1)[1]))
+        run.rewind(int(last.rsplit("-", 1)[1]) // updates)
     keep_first_batch(trainer.model, run)
     try:
         trainer.train(resume_from_checkpoint=last)
         run.info["peaks_mb"] = run.info.get("peaks_mb", {}) | {"training": models.peak_mb()}
-        if not any("held_out_loss" in row for row in run.history() if row["step"] == trainer.state.global_step):
+        looked = any("held_out_loss" in row for row in run.history() if row["step"] == trainer.state.global_step)
+        if trainer.eval_dataset is not None and not looked:
             trainer.evaluate()  # resumed after a stop that cut the last look short
     except (KeyboardInterrupt, Stopped) as stopped:
         trainer._save_checkpoint(trainer.model, trial=None)  # the trainer has no public way to save now

@@ -40,6 +40,14 @@ CHARTS = {
         PACE,
         GRADIENT,
     ],
+    "ppo": [
+        ("reward", "per answer", {"reward": "train", "held_out_reward": "held out"}),
+        ("KL to the reference", "nats per answer", {"kl": "train", "held_out_kl": "held out"}),
+        ("entropy", "nats per token", {"entropy": "entropy"}),
+        ("clipped", "share of tokens", {"clip_share": "clipped"}),
+        ("value loss", "reward squared", {"value_loss": "value loss"}),
+        ("answer length", "tokens", {"answer_length": "answer length"}),
+    ],
 }
 
 
