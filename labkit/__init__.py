@@ -24,6 +24,7 @@ _NAMES = {  # public name -> the module that holds it
     "SFTConfig": "config",
     "LoRAConfig": "config",
     "QLoRAConfig": "config",
+    "RewardConfig": "config",
     "DPOConfig": "config",
     "LabError": "errors",
     "Run": "runs",
@@ -36,7 +37,19 @@ _NAMES = {  # public name -> the module that holds it
 }
 _MODULES = (
     *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch"),
-    *("fields", "health", "lineage", "models", "parameters", "pipeline", "preferences", "rack", "records", "runs"),
+    *(
+        "fields",
+        "health",
+        "lineage",
+        "models",
+        "parameters",
+        "pipeline",
+        "preferences",
+        "rack",
+        "records",
+        "rewards",
+        "runs",
+    ),
     *("stages", "training", "ui", "verdicts"),
 )
 
