@@ -24,6 +24,7 @@ _NAMES = {  # public name -> the module that holds it
     "SFTConfig": "config",
     "LoRAConfig": "config",
     "QLoRAConfig": "config",
+    "RewardConfig": "config",
     "DPOConfig": "config",
     "PPOConfig": "config",
     "LabError": "errors",
@@ -38,7 +39,7 @@ _NAMES = {  # public name -> the module that holds it
 _MODULES = (
     *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch"),
     *("fields", "health", "lineage", "models", "parameters", "pipeline", "ppo", "preferences", "rack", "records"),
-    *("rollouts", "runs", "stages", "training", "ui", "verdicts"),
+    *("rewards", "rollouts", "runs", "stages", "training", "ui", "verdicts"),
 )
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])

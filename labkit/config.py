@@ -314,13 +314,38 @@ class PPOConfig(TuningConfig):
             raise ConfigError(what, got=self.generations, remedy=f"Write generations = {self.minibatch_size}.")
 
 
-STAGES: dict[str, type[Config]] = {"pretrain": PretrainConfig, "sft": SFTConfig, "dpo": DPOConfig, "ppo": PPOConfig}
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig(TuningConfig):
+    """Notebook 05: from preference pairs to a model that scores answers."""
+
+    steps: int = _steps(200)
+    batch_size: int = _batch_size(16)
+    learning_rate: float = _learning_rate(1e-4)
+    warmup_steps: int = _warmup_steps(10)
+    center_rewards_coefficient: float = option(
+        0.01, "Pull of a pair's two rewards to a sum of 0, which the preferences alone leave open.", low=0.0, high=10.0
+    )
+    pairs: int = option(0, "Pairs to learn from, drawn by the seed; 0: all.", low=0, high=100_000_000, unit="pairs")
+    data: str = option("lab", 'The preference pairs: "lab", a JSONL or parquet file, a dataset\'s folder or Hub id.')
+    parent: str = _parent()
+    eval_every: int = _eval_every(100)
+    retrain: bool = _retrain()
+
+
+STAGES: dict[str, type[Config]] = {
+    "pretrain": PretrainConfig,
+    "sft": SFTConfig,
+    "reward": RewardConfig,
+    "ppo": PPOConfig,
+    "dpo": DPOConfig,
+}
 NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that stage with more parameters
     "00_start_here": StartConfig,
     "01_pretraining": PretrainConfig,
     "02_supervised_fine_tuning": SFTConfig,
     "03_lora": LoRAConfig,
     "04_qlora": QLoRAConfig,
+    "05_reward_model": RewardConfig,
     "07_dpo": DPOConfig,
 }
 

@@ -32,6 +32,14 @@ GRADIENT = ("gradient norm", "", {"grad_norm": "gradient norm"})
 CHARTS = {
     "pretrain": [LOSSES, ("bits per byte", "bits", {"bits_per_byte": "held out"}), PACE, GRADIENT],
     "sft": [LOSSES, PACE, GRADIENT],
+    "reward": [
+        ("loss", "nats per pair", {"loss": "train", "held_out_loss": "held out"}),
+        ("accuracy", "share of pairs", {"pair_accuracy": "train", "held_out_pair_accuracy": "held out"}),
+        ("margin", "nats", {"margin": "train", "held_out_margin": "held out"}),
+        ("mean reward", "nats", {"mean_reward": "train", "held_out_mean_reward": "held out"}),
+        PACE,
+        GRADIENT,
+    ],
     "dpo": [
         LOSSES,
         ("margin", "beta x nats", {"margin": "train", "held_out_margin": "held out"}),
