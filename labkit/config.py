@@ -254,6 +254,10 @@ class DPOConfig(TuningConfig):
 class PPOConfig(TuningConfig):
     """Notebook 06: from an instruction model to one that earns a high reward, held near where it started."""
 
+    SMOL: ClassVar[dict] = {
+        "tuning": "lora", "steps": 20, "batch_size": 16, "minibatch_size": 4, "eval_every": 10,
+    }  # fmt: skip
+
     lora_dropout: float = option(0.0, "Off: pi / pi_old needs the same forward pass twice.", low=0.0, high=0.0)
     algorithm: str = option(
         "ppo",
@@ -346,6 +350,7 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "03_lora": LoRAConfig,
     "04_qlora": QLoRAConfig,
     "05_reward_model": RewardConfig,
+    "06_ppo": PPOConfig,
     "07_dpo": DPOConfig,
 }
 

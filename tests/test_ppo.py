@@ -208,12 +208,12 @@ def learner(folder, config):
     torch.manual_seed(0)
     model, tokenizer = models.load(folder / "model")
     model = stage.adapters.attach(model, config)
-    critic = models.load(folder / "model")[0] if config.value_model == "separate" else None
-    return stage.Learner(config, model, tokenizer, rollouts.scorer(short, 1.0), critic)
+    return stage.Learner(config, model, tokenizer, rollouts.scorer(short, 1.0))
 
 
 def rows(folder, config, n=8):
-    return preferences.pairs(config.data)[0][:n]
+    found = preferences.pairs(config.data)[0][:n]
+    return {"asked": found["prompt"], "messages": found["messages"]}
 
 
 @pytest.mark.parametrize("options", [{}, {"tuning": "lora"}, {"value_model": "separate"}])
@@ -225,8 +225,7 @@ def test_the_ratio_is_1_before_the_first_update(folder, options):
     batch |= {"whitened": ppo.whiten(batch["advantages"], batch["mask"])}
     for part in one.minibatches(batch):
         logits, hidden = rollouts.forward(one.policy, part)
-        tokens = part["ids"][:, -part["mask"].shape[1] :]
-        assert torch.equal(ppo.log_probs(logits, tokens) * part["mask"], part["log_probs"] * part["mask"])
+        assert torch.equal(ppo.log_probs(logits, part["tokens"]) * part["mask"], part["log_probs"] * part["mask"])
         assert torch.equal(one.critic(hidden, part), part["values"])
         loss, clipped, _ = one.losses(part)
         assert clipped == 0 and loss.item() == pytest.approx(-ppo.masked_mean(part["whitened"], part["mask"]).item())
