@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import models, ppo, preferences, rollouts, runs
+from labkit import models, pipeline, ppo, preferences, rewards, rollouts, runs
 from labkit.config import PPOConfig
 from labkit.errors import ConfigError, DataError, TrainingError
 from labkit.stages import ppo as stage
+from labkit.ui import plots
 
 # The formulas
 
@@ -397,3 +398,41 @@ def test_rloo_and_grpo_by_trl(folder, store, algorithm, tuning):
     assert steps == [1, 2, 3] and [row["step"] for row in run.history() if "held_out_reward" in row] == [0, 3]
     before, after = models.load(folder / "model")[0], models.load(run.checkpoint)[0]
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_the_reward_model_is_trained_and_named_in_the_run(store):
+    """Left empty, the reward is the run of the same model, seed and data; its id is part of the run's identity."""
+    config = PPOConfig(model="smoke", steps=1, batch_size=4, minibatch_size=4, max_new_tokens=4, eval_every=1)
+    assert pipeline.existing("ppo", config) is None
+    run = pipeline.train_stage("ppo", config, say=quiet)
+    reward = runs.get(run.config["reward"])
+    assert reward.stage == "reward" and reward.status == "finished" and run.metrics["models_in_memory"] == 3
+    assert pipeline.existing("ppo", config).id == run.id
+    assert pipeline.existing("ppo", dataclasses.replace(config, reward=reward.id)).id == run.id
+    assert math.isfinite(run.metrics["gold"])
+    assert pipeline.reward_of(config, say=quiet) == reward.id  # found, not trained again
+    other = dataclasses.replace(config, reward=str(reward.checkpoint))
+    assert pipeline.train_stage("ppo", other, say=quiet).metrics["held_out_reward"] == run.metrics["held_out_reward"]
+
+
+def test_a_reward_model_reads_a_conversation_turn_by_turn(folder, store, monkeypatch):
+    said = [{"role": "user", "content": "Say cat"}, {"role": "assistant", "content": "cat."}]
+    good, bad = ([{"role": "assistant", "content": text}] for text in ("dog.", "no"))
+    asked = ([*said, {"role": "user", "content": f"Say dog {n}"}] for n in range(12))
+    rows = [{"prompt": prompt, "chosen": good, "rejected": bad} for prompt in asked]
+    own = folder / "turns.jsonl"
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen = []
+
+    def load(source):
+        return lambda prompts, texts: seen.extend(prompts) or torch.zeros(len(texts))
+
+    monkeypatch.setattr(rewards, "load", load)
+    go(folder, configuration(folder, data=str(own), reward="any", steps=1), reward_function=None)
+    assert all(prompt[:2] == said and len(prompt) == 3 for prompt in seen)
+
+
+def test_tokens_of_a_picture_are_no_markup():
+    figure = plots.tokens(["<b>", " a", " a"], {"value": [1.0, 2.0, 3.0]}, title="", y="")
+    assert figure.layout.xaxis.ticktext == ("&lt;b&gt;", " a", " a") and list(figure.data[0].x) == [0, 1, 2]
+    assert plots.lines([0.0, 1.0], {"a": [1.0, 2.0]}, title="", label="x", y="y").layout.xaxis.title.text == "x"

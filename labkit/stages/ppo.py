@@ -271,10 +271,10 @@ def train(
         numbers = look(learner, unseen, questions)
         run.log(step, **numbers, seconds=round(run.elapsed(), 2))
         spent, first = time.monotonic() - began, step if first is None else first
-        line = [f"step {step:5}/{config.steps}"]
-        line += [f"{name.replace('_', ' ')} {value:.2f}" for name, value in numbers.items()] + [f"{spent:.0f} s"]
-        line += [f"{spent / (step - first) * (config.steps - step):.0f} s left"] if step > first else []
-        say(" | ".join(line))
+        line = "step {:5}/{} | held-out reward {held_out_reward:.2f} | KL {held_out_kl:.2f} nats | "
+        line = line.format(step, config.steps, **numbers) + f"{numbers['held_out_answer_length']:.0f} tokens"
+        line += f" | gold {numbers['gold']:.2f} | {spent:.0f} s" if questions else f" | {spent:.0f} s"
+        say(line + (f", {spent / (step - first) * (config.steps - step):.0f} s left" if step > first else ""))
         if at_look is not None:
             at_look(run, model, tokenizer)
 
