@@ -248,6 +248,31 @@ def test_log_probs_are_those_of_generation(folder):
         assert batch["mask"][row, n:].sum() == 0 and n <= width
 
 
+def test_a_value_knows_nothing_of_the_token_that_it_is_before(folder):
+    config = configuration(folder)
+    one = learner(folder, config)
+    batch = one.experience(rows(folder, config))
+    _, hidden = rollouts.forward(one.policy, batch)
+    for place in (-1, -2):
+        ids = batch["ids"].clone()
+        ids[:, place] = (ids[:, place] + 1) % 320
+        _, changed = rollouts.forward(one.policy, batch | {"ids": ids})
+        n = hidden.shape[1] + place + 1
+        assert torch.equal(changed[:, :n], hidden[:, :n])
+        assert place == -1 or not torch.equal(changed[:, n:], hidden[:, n:])
+
+
+def test_a_look_leaves_the_random_numbers_alone_and_dropout_stays_off(folder):
+    config = configuration(folder)
+    one = learner(folder, config)
+    before = torch.get_rng_state()
+    first = stage.look(one, rows(folder, config), [])
+    assert torch.equal(torch.get_rng_state(), before) and stage.look(one, rows(folder, config), []) == first
+    one.policy.train()  # as whoever looks may leave it
+    one.experience(rows(folder, config))
+    assert not one.policy.training
+
+
 def test_an_answer_ends_with_its_first_end_token(folder):
     _, tokenizer = models.load(folder / "model")
     end, word = tokenizer.eos_token_id, 40
@@ -335,6 +360,7 @@ def test_a_stop_is_resumed_to_the_same_numbers(folder, monkeypatch, tmp_path, op
     run = go(folder, config, stop=stop, at_look=stop_at_2)
     assert run.status == "stopped" and not run.checkpoint.exists()
     stop.clear()
+    run.log(3, reward=99.0)  # of a run that was killed after its last checkpoint
     again = go(folder, config, stop=stop)
     assert again.id == run.id and again.status == "finished"
     for name in ("reward", "kl", "loss", "held_out_reward"):
@@ -398,6 +424,19 @@ def test_rloo_and_grpo_by_trl(folder, store, algorithm, tuning):
     assert steps == [1, 2, 3] and [row["step"] for row in run.history() if "held_out_reward" in row] == [0, 3]
     before, after = models.load(folder / "model")[0], models.load(run.checkpoint)[0]
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_trl_tells_which_answers_were_cut(folder, store, monkeypatch):
+    told, scorer = [], rollouts.scorer
+
+    def spied(reward, penalty):
+        score = scorer(reward, penalty)
+        return lambda prompts, texts, ended: told.extend(zip(texts, ended, strict=True)) or score(prompts, texts, ended)
+
+    monkeypatch.setattr(rollouts, "scorer", spied)
+    go(folder, configuration(folder, algorithm="rloo", generations=2, max_new_tokens=60, batch_size=16, eval_every=9))
+    lengths = {side: [len(text) for text, ended in told[1:] if ended is side] for side in (True, False)}
+    assert min(map(len, lengths.values())) > 3 and np.mean(lengths[True]) < 0.8 * np.mean(lengths[False])
 
 
 def test_the_reward_model_is_trained_and_named_in_the_run(store):
