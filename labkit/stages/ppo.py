@@ -59,7 +59,12 @@ class Learner:
         own = copy.deepcopy(policy) if config.value_model == "separate" else None
         self.critic = Critic(policy.config.hidden_size, own).to(policy.device)
         self.step, self.kl_coef = 0, config.kl_coef
-        self.optimizer = torch.optim.AdamW(self.trainable().values(), betas=(0.9, 0.95), weight_decay=0.0)
+        head = list(self.critic.head.parameters())
+        rest = [weight for name, weight in self.trainable().items() if not name.startswith("critic.head")]
+        self.groups = [(rest, config.learning_rate), (head, config.value_learning_rate)]  # what trains, its peak rate
+        self.optimizer = torch.optim.AdamW(
+            [{"params": part} for part, _ in self.groups], betas=(0.9, 0.95), weight_decay=0.0
+        )
 
     def trainable(self) -> dict[str, torch.Tensor]:
         """The weights that train, by name."""
@@ -113,10 +118,10 @@ class Learner:
     def update(self, batch: dict) -> dict[str, float]:
         """Learn from a batch; the means of what was seen. Raises TrainingError for a loss that is no number."""
         config, seen = self.config, []
-        rate = config.learning_rate * (1 - self.step / config.steps)
-        rate *= min(1.0, (self.step + 1) / (min(config.warmup_steps, config.steps // 2) + 1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        pace = min(1.0, (self.step + 1) / (min(config.warmup_steps, config.steps // 2) + 1))
+        pace *= 1 - self.step / config.steps
+        for group, (_, peak) in zip(self.optimizer.param_groups, self.groups, strict=True):
+            group["lr"] = pace * peak
         batch = batch | {"whitened": ppo.whiten(batch["advantages"], batch["mask"])}
         parts = self.minibatches(batch)
         for _ in range(config.epochs):
@@ -136,7 +141,11 @@ class Learner:
         names = ("loss", "policy_loss", "value_loss", "clip_share", "grad_norm")
         self.step += 1
         means = [sum(column) / len(seen) for column in zip(*seen, strict=True)]
-        return {**dict(zip(names, means, strict=True)), "learning_rate": rate, "kl_coef": self.kl_coef}
+        return {
+            **dict(zip(names, means, strict=True)),
+            "learning_rate": pace * config.learning_rate,
+            "kl_coef": self.kl_coef,
+        }
 
     def save(self, path: Path) -> None:
         """Everything that going on from here needs, written whole or not at all."""
@@ -278,10 +287,7 @@ def train(
         if at_look is not None:
             at_look(run, model, tokenizer)
 
-    order = torch.Generator().manual_seed(config.seed)
-    passes = -(-config.steps * config.batch_size // len(pairs))
-    shuffled = torch.cat([torch.randperm(len(pairs), generator=order) for _ in range(passes)])
-    prompts = [pairs[rows.tolist()] for rows in shuffled.split(config.batch_size)]
+    prompts = rollouts.batches(pairs, config.steps, config.batch_size, config.seed)
     way = learn if config.algorithm == "ppo" else groups.learn
     if way(learner, run, prompts, at_hand, stop):
         run.info["peaks_mb"] |= {"training": models.peak_mb()}
@@ -289,10 +295,6 @@ def train(
         looks = [row for row in run.history() if "held_out_reward" in row]
         numbers = {name: value for name, value in looks[-1].items() if name.startswith("held_out") or name == "gold"}
         in_memory = 1 + sum(x is not None for x in (learner.reference, learner.critic.model)) + (not reward_function)
-        run.finish(
-            **numbers,
-            models_in_memory=in_memory,
-            answers_seen=config.steps * config.batch_size,
-            **models.weights(model),
-        )
+        numbers |= {"models_in_memory": in_memory, "answers_seen": config.steps * config.batch_size}
+        run.finish(**numbers, **models.weights(model))
     return run
