@@ -315,6 +315,10 @@ class PPOConfig(TuningConfig):
         choices=("shared", "separate"),
         needs=("algorithm", ("ppo",)),
     )
+    value_learning_rate: float = option(
+        1e-3, "Peak learning rate of the value head, which starts from 0.", low=1e-8, high=1.0,
+        needs=("algorithm", ("ppo",)),
+    )  # fmt: skip
     value_coef: float = option(0.1, "Weight of the value loss.", low=0.0, high=100.0, needs=("algorithm", ("ppo",)))
     value_clip: float = option(
         1.0, "A value may move by this much in one batch.", low=0.001, high=1e6, needs=("algorithm", ("ppo",))

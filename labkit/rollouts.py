@@ -6,11 +6,20 @@ Shapes as in labkit/ppo.py: B answers of up to T tokens, after prompts padded on
 from collections.abc import Callable
 
 import torch
+from datasets import Dataset
 
 from labkit import models, ppo
 from labkit.errors import TrainingError
 
 Reward = Callable[[list[str], list[str]], torch.Tensor]  # (prompts, answers) -> one number for each answer, (rows,)
+
+
+def batches(rows: Dataset, steps: int, size: int, seed: int) -> list[dict[str, list]]:
+    """The rows of each step: all of them in a random order, then in another one, as often as it takes."""
+    order = torch.Generator().manual_seed(seed)
+    passes = -(-steps * size // len(rows))
+    shuffled = torch.cat([torch.randperm(len(rows), generator=order) for _ in range(passes)])
+    return [rows[places.tolist()] for places in shuffled.split(size)[:steps]]
 
 
 def stops(tokenizer) -> list[int]:

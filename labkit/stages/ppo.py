@@ -59,7 +59,12 @@ class Learner:
         own = copy.deepcopy(policy) if config.value_model == "separate" else None
         self.critic = Critic(policy.config.hidden_size, own).to(policy.device)
         self.step, self.kl_coef = 0, config.kl_coef
-        self.optimizer = torch.optim.AdamW(self.trainable().values(), betas=(0.9, 0.95), weight_decay=0.0)
+        head = list(self.critic.head.parameters())
+        rest = [weight for name, weight in self.trainable().items() if not name.startswith("critic.head")]
+        self.groups = [(rest, config.learning_rate), (head, config.value_learning_rate)]  # what trains, its peak rate
+        self.optimizer = torch.optim.AdamW(
+            [{"params": part} for part, _ in self.groups], betas=(0.9, 0.95), weight_decay=0.0
+        )
 
     def trainable(self) -> dict[str, torch.Tensor]:
         """The weights that train, by name."""
@@ -113,10 +118,10 @@ class Learner:
     def update(self, batch: dict) -> dict[str, float]:
         """Learn from a batch; the means of what was seen. Raises TrainingError for a loss that is no number."""
         config, seen = self.config, []
-        rate = config.learning_rate * (1 - self.step / config.steps)
-        rate *= min(1.0, (self.step + 1) / (min(config.warmup_steps, config.steps // 2) + 1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        pace = min(1.0, (self.step + 1) / (min(config.warmup_steps, config.steps // 2) + 1))
+        pace *= 1 - self.step / config.steps
+        for group, (_, peak) in zip(self.optimizer.param_groups, self.groups, strict=True):
+            group["lr"] = pace * peak
         batch = batch | {"whitened": ppo.whiten(batch["advantages"], batch["mask"])}
         parts = self.minibatches(batch)
         for _ in range(config.epochs):
@@ -124,10 +129,8 @@ class Learner:
                 policy_loss, clipped, value_loss = self.losses(parts[place])
                 loss = policy_loss + config.value_coef * value_loss
                 if not math.isfinite(loss.item()):
-                    remedy = "Lower learning_rate or value_coef, or raise kl_coef."
-                    raise TrainingError(
-                        f"the loss is no number at step {self.step + 1}", got=loss.item(), remedy=remedy
-                    )
+                    what = f"the loss is no number at step {self.step + 1}"
+                    raise TrainingError(what, got=loss.item(), remedy="Lower learning_rate or value_coef.")
                 self.optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(self.trainable().values(), 1.0)
@@ -136,7 +139,11 @@ class Learner:
         names = ("loss", "policy_loss", "value_loss", "clip_share", "grad_norm")
         self.step += 1
         means = [sum(column) / len(seen) for column in zip(*seen, strict=True)]
-        return {**dict(zip(names, means, strict=True)), "learning_rate": rate, "kl_coef": self.kl_coef}
+        return {
+            **dict(zip(names, means, strict=True)),
+            "learning_rate": pace * config.learning_rate,
+            "kl_coef": self.kl_coef,
+        }
 
     def save(self, path: Path) -> None:
         """Everything that going on from here needs, written whole or not at all."""
@@ -185,16 +192,15 @@ def learn(
             if stop is not None and stop.is_set():
                 raise Stopped
             torch.manual_seed(config.seed * 1_000_003 + learner.step)
-            clock = [time.monotonic()]
+            started = time.monotonic()
             batch = learner.experience(prompts[learner.step])
-            clock.append(time.monotonic())
+            sampled = time.monotonic()
             numbers = rollouts.averages(batch) | learner.update(batch)
-            clock.append(time.monotonic())
+            took = {"seconds_sampling": sampled - started, "seconds_learning": time.monotonic() - sampled}
             if config.kl_target:
                 learner.kl_coef = ppo.adapted_kl_coef(
                     learner.kl_coef, numbers["kl"], config.kl_target, config.batch_size, KL_HORIZON
                 )
-            took = {"seconds_sampling": clock[1] - clock[0], "seconds_learning": clock[2] - clock[1]}
             run.log(learner.step, **numbers, **took, seconds=round(run.elapsed(), 2))
             if learner.step % config.eval_every == 0 or learner.step == config.steps:
                 at_hand(learner.step)
@@ -271,28 +277,21 @@ def train(
         numbers = look(learner, unseen, questions)
         run.log(step, **numbers, seconds=round(run.elapsed(), 2))
         spent, first = time.monotonic() - began, step if first is None else first
-        line = [f"step {step:5}/{config.steps}"]
-        line += [f"{name.replace('_', ' ')} {value:.2f}" for name, value in numbers.items()] + [f"{spent:.0f} s"]
-        line += [f"{spent / (step - first) * (config.steps - step):.0f} s left"] if step > first else []
-        say(" | ".join(line))
+        line = "step {:5}/{} | held-out reward {held_out_reward:.2f} | KL {held_out_kl:.2f} nats | "
+        line = line.format(step, config.steps, **numbers) + f"{numbers['held_out_answer_length']:.0f} tokens"
+        line += f" | gold {numbers['gold']:.2f} | {spent:.0f} s" if questions else f" | {spent:.0f} s"
+        say(line + (f", {spent / (step - first) * (config.steps - step):.0f} s left" if step > first else ""))
         if at_look is not None:
             at_look(run, model, tokenizer)
 
-    order = torch.Generator().manual_seed(config.seed)
-    passes = -(-config.steps * config.batch_size // len(pairs))
-    shuffled = torch.cat([torch.randperm(len(pairs), generator=order) for _ in range(passes)])
-    prompts = [pairs[rows.tolist()] for rows in shuffled.split(config.batch_size)]
+    prompts = rollouts.batches(pairs, config.steps, config.batch_size, config.seed)
     way = learn if config.algorithm == "ppo" else groups.learn
     if way(learner, run, prompts, at_hand, stop):
         run.info["peaks_mb"] |= {"training": models.peak_mb()}
         training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
         looks = [row for row in run.history() if "held_out_reward" in row]
-        numbers = {name: value for name, value in looks[-1].items() if name.startswith("held_out") or name == "gold"}
+        numbers = {name: value for name, value in looks[-1].items() if name.startswith(("held_out", "gold"))}
         in_memory = 1 + sum(x is not None for x in (learner.reference, learner.critic.model)) + (not reward_function)
-        run.finish(
-            **numbers,
-            models_in_memory=in_memory,
-            answers_seen=config.steps * config.batch_size,
-            **models.weights(model),
-        )
+        numbers |= {"models_in_memory": in_memory, "answers_seen": config.steps * config.batch_size}
+        run.finish(**numbers, **models.weights(model))
     return run
