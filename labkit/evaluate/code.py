@@ -85,6 +85,11 @@ def problem(number: int, argument: str, sentence: str, body: str, inputs: list) 
     }
 
 
+def as_row(problem: dict) -> dict:
+    """The problem as a row of instructions, {prompt, answer}."""
+    return {"prompt": problem["prompt"], "answer": problem["canonical_solution"].strip()}
+
+
 def task(problem: dict, completion: str) -> dict:
     """What the sandbox needs to judge a completion; the prompt's own helpers are there for the test too."""
     test = f"{problem['test']}\ncheck({problem['entry_point']})"

@@ -15,10 +15,11 @@ import random
 import re
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 from datasets import Dataset
 
-from labkit import data
+from labkit import data, runs
 from labkit.evaluate import intervals
 
 MMLU = ("capital", "region", "language", "symbol", "number", "group", "expansion", "kind", "purpose")
@@ -107,6 +108,14 @@ def sentences() -> list[dict]:
         {"id": f"sentence-{number}", "kind": "sentence", "question": " ".join(first), "value": " ".join(last)}
         for number, (first, last) in enumerate(halves)
     ]
+
+
+def write(name: str, rows: list[dict]) -> Path:
+    """Rows of prompt and answer as runs/made/NAME.jsonl, for an SFT run's `data`."""
+    file = runs.runs_dir() / "made" / f"{name}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return file
 
 
 def lab_mmlu(**_):
