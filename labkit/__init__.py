@@ -28,6 +28,7 @@ _NAMES = {  # public name -> the module that holds it
     "DPOConfig": "config",
     "ORPOConfig": "config",
     "PPOConfig": "config",
+    "BenchmarksConfig": "config",
     "LabError": "errors",
     "Run": "runs",
     "describe_versions": "runs",

@@ -12,7 +12,7 @@ from labkit.errors import ConfigError
 from labkit.fields import check_names, checked, option, why_disabled
 
 # what model = "smoke" makes of values left at their defaults; what "smol" does, a Config's SMOL says
-SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1}
+SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1, "limit": 8}
 
 
 def _retrain():
@@ -376,6 +376,20 @@ STAGES: dict[str, type[Config]] = {
     "dpo": DPOConfig,
     "orpo": ORPOConfig,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarksConfig(Config):
+    """Notebook 11: the stages on benchmarks, and one model that has seen the test."""
+
+    limit: int = option(0, "Items of each benchmark that are asked; 0 means all.", low=0, high=100_000, unit="items")
+    steps: int = _steps(120)
+    learning_rate: float = _learning_rate(2e-3)
+    samples: int = option(10, "Programs drawn for each small function.", low=5, high=1000, unit="programs")
+    retrain: bool = _retrain()
+
+
+STAGES: dict[str, type[Config]] = {"pretrain": PretrainConfig, "sft": SFTConfig, "dpo": DPOConfig}
 NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that stage with more parameters
     "00_start_here": StartConfig,
     "01_pretraining": PretrainConfig,
@@ -386,6 +400,7 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "06_ppo": PPOConfig,
     "07_dpo": DPOConfig,
     "08_orpo": ORPOConfig,
+    "11_benchmarks": BenchmarksConfig,
 }
 
 
