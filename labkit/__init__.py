@@ -25,6 +25,7 @@ _NAMES = {  # public name -> the module that holds it
     "LoRAConfig": "config",
     "QLoRAConfig": "config",
     "DPOConfig": "config",
+    "ArenaConfig": "config",
     "LabError": "errors",
     "Run": "runs",
     "describe_versions": "runs",

@@ -7,6 +7,7 @@ both_bad is counted apart and rates nobody.
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import combinations
 from uuid import uuid4
 
 import choix
@@ -24,21 +25,14 @@ def new_battle(said: dict[str, list[dict]], votes: list[dict], rng: np.random.Ge
     """A battle to vote on: {id, models {a, b}, prompt, question, answers {a, b}}, its sides drawn by chance.
 
     said: each model's rows {id, prompt, text} to the same questions. The pair is `next_pair`'s, or a random one; the
-    prompt is one on which the two answers differ, if possible one that this pair has not been voted on.
-    Raises DataError where no two models ever differ.
+    prompt is one on which its answers differ (any, where none do), if possible one it has not been voted on.
     """
-    differ = {
-        pair: [n for n, (one, two) in enumerate(zip(*(said[name] for name in pair), strict=True))
-               if one["text"].strip() != two["text"].strip()]
-        for pair in _pairs(list(said))
-    }  # fmt: skip
-    open_pairs = [pair for pair, places in differ.items() if places]
-    if not open_pairs:
-        raise DataError("two models must answer something differently", got=list(said), remedy="Compare other models.")
-    pair = next_pair(votes, open_pairs, rng) if adaptive else open_pairs[rng.integers(len(open_pairs))]
+    pairs = list(combinations(said, 2))
+    pair = next_pair(votes, pairs, rng) if adaptive else pairs[rng.integers(len(pairs))]
+    one, two = (said[name] for name in pair)
+    differ = [n for n in range(len(one)) if one[n]["text"].strip() != two[n]["text"].strip()] or range(len(one))
     seen = {vote.get("question") for vote in votes if set(vote["models"].values()) == set(pair)}
-    fresh = [n for n in differ[pair] if said[pair[0]][n]["id"] not in seen]
-    place = rng.choice(fresh or differ[pair])
+    place = rng.choice([n for n in differ if one[n]["id"] not in seen] or differ)
     a, b = pair if rng.random() < 0.5 else pair[::-1]
     answers = {side: said[name][place]["text"] for side, name in (("a", a), ("b", b))}
     about = {"prompt": said[a][place]["prompt"], "question": said[a][place]["id"]}
@@ -136,19 +130,30 @@ def next_pair(votes: list[dict], pairs: list[tuple[str, str]], rng: np.random.Ge
     """The pair whose vote is expected to reduce the summed variance of all strengths most; chance among equals.
 
     One vote on a pair adds the information w = p (1 - p) along x = e_i - e_j; by Sherman and Morrison the trace of the
-    covariance P falls by w |P x|^2 / (1 + w x'P x). Every pair is taken to have met once, so that P exists.
+    covariance P falls by w |P x|^2 / (1 + w x'P x).
     """
     models = sorted({name for pair in pairs for name in pair})
-    votes = [vote for vote in votes if set(vote["models"].values()) <= set(models)]
-    wins = _wins(*_scores(votes, models, "half"), len(models)) + (1 - np.eye(len(models))) / 2
-    covariance, share = _covariance(wins)
+    spread, share = covariance(votes, models)
     gains = []
     for one, two in pairs:
         i, j = models.index(one), models.index(two)
-        column, w = covariance[:, i] - covariance[:, j], share[i, j] * share[j, i]
+        column, w = spread[:, i] - spread[:, j], share[i, j] * share[j, i]
         gains.append(w * (column @ column) / (1 + w * (column[i] - column[j])))
     best = np.flatnonzero(np.isclose(gains, max(gains), rtol=1e-6))
     return pairs[rng.choice(best)]
+
+
+def covariance(votes: list[dict], models) -> tuple[np.ndarray, np.ndarray]:
+    """(covariance of the strengths by Fisher's information, sigma(theta_i - theta_j)), each (models, models).
+
+    Every pair is taken to have met once without a decision, so that it exists from the first vote on.
+    """
+    votes = [vote for vote in votes if set(vote["models"].values()) <= set(models)]
+    wins = _wins(*_scores(votes, models, "half"), len(models)) + (1 - np.eye(len(models))) / 2
+    strengths = _fit(wins)
+    share = special.expit(strengths[:, None] - strengths)
+    weight = (wins + wins.T) * share * share.T
+    return np.linalg.pinv(np.diag(weight.sum(axis=1)) - weight), share
 
 
 def votes_needed(share: float, power: float = 0.8) -> float:
@@ -157,10 +162,6 @@ def votes_needed(share: float, power: float = 0.8) -> float:
         return float("inf")
     z, more = stats.norm.ppf([0.975, power])
     return float(np.ceil(((z / 2 + more * np.sqrt(share * (1 - share))) / (share - 0.5)) ** 2))
-
-
-def _pairs(models: list[str]) -> list[tuple[str, str]]:
-    return [(one, two) for n, one in enumerate(models) for two in models[n + 1 :]]
 
 
 def _score(vote: dict) -> float:
@@ -194,14 +195,6 @@ def _around(estimate, draws, together: bool = False) -> tuple[np.ndarray, np.nda
     if together:
         reach = np.quantile((abs(draws - draws.mean(axis=0)) / sd).max(axis=1), 0.95)
     return estimate - reach * sd, estimate + reach * sd
-
-
-def _covariance(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(covariance of the strengths from Fisher's information, shares[i, j] = sigma(theta_i - theta_j))."""
-    strengths = _fit(wins)
-    share = special.expit(strengths[:, None] - strengths)
-    weight = (wins + wins.T) * share * share.T
-    return np.linalg.pinv(np.diag(weight.sum(axis=1)) - weight), share
 
 
 def _core(wins: np.ndarray, models) -> tuple[np.ndarray, list[str]]:

@@ -53,11 +53,11 @@ function render({ model, el }) {
   let sent = ""; // the battle and step that was asked for last: a double click asks once
   const voted = () => Boolean(model.get("state").chosen);
   function say(what) {
+    root.focus({ preventScroll: true }); // a button that is hidden next would lose it to the page
     const battle = model.get("battle").id;
     if (!battle || sent === `${what.do} ${battle}`) return;
     sent = `${what.do} ${battle}`;
     model.send({ ...what, id: battle });
-    root.focus({ preventScroll: true }); // a button that is disabled next would lose it to the page
   }
   const vote = (choice) => { if (!voted()) say({ do: "vote", choice }); };
   const go = () => { if (voted()) say({ do: "next" }); };
@@ -87,7 +87,7 @@ function render({ model, el }) {
       sides[side].pane.classList.toggle("chosen", state.chosen === side || state.chosen === "tie");
     }
     for (const [choice, made] of buttons) {
-      made.disabled = done || !model.get("battle").id;
+      made.setAttribute("aria-disabled", String(done)); // not `disabled`, which drops the focus, and keys with it
       made.classList.toggle("primary", state.chosen === choice);
     }
     next.hidden = !done;

@@ -35,11 +35,7 @@ class Vote(anywidget.AnyWidget):
 
     def next(self) -> None:
         """Put up another battle; one that was not voted on is dropped."""
-        try:
-            self._battle = arena.new_battle(self.said, self._cast(), self._rng)
-        except LabError as error:
-            self._battle = None
-            return self._show(error=str(error))
+        self._battle = arena.new_battle(self.said, self._cast(), self._rng)
         shown = {side: safe_text(text) for side, text in self._battle["answers"].items()}
         self._shown, self._chosen = time.monotonic(), ""
         self.battle = {"id": self._battle["id"], "prompt": safe_text(self._battle["prompt"]), **shown}
@@ -47,7 +43,7 @@ class Vote(anywidget.AnyWidget):
 
     def vote(self, choice: str) -> None:
         """Keep the vote (a, b, tie or both_bad), then tell the models. A second vote on a battle changes nothing."""
-        if self._battle is None or self._chosen:
+        if self._chosen:
             return
         try:
             seconds = round(time.monotonic() - self._shown, 2)
@@ -70,7 +66,7 @@ class Vote(anywidget.AnyWidget):
     def _heard(self, content) -> None:
         """A message of the page; a vote names the battle it is about, so that a late click hits no other one."""
         about = content if isinstance(content, dict) else {}
-        if self._battle is None or about.get("id") != self._battle["id"]:
+        if about.get("id") != self._battle["id"]:
             return
         if about.get("do") == "vote":
             self.vote(str(about.get("choice")))
