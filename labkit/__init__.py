@@ -29,6 +29,7 @@ _NAMES = {  # public name -> the module that holds it
     "ORPOConfig": "config",
     "PPOConfig": "config",
     "BenchmarksConfig": "config",
+    "ArenaConfig": "config",
     "LabError": "errors",
     "Run": "runs",
     "describe_versions": "runs",

@@ -13,6 +13,7 @@ from labkit.fields import check_names, checked, option, why_disabled
 
 # what model = "smoke" makes of values left at their defaults; what "smol" does, a Config's SMOL says
 SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1, "limit": 8}
+SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1, "votes": 40, "repeats": 2}
 
 
 def _retrain():
@@ -84,6 +85,17 @@ class Config:
 class StartConfig(Config):
     """Notebook 00: the question put to every stage."""
 
+    retrain: bool = _retrain()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArenaConfig(Config):
+    """Notebook 13: blind votes turned into ratings."""
+
+    votes: int = option(300, "Votes that the scripted voter casts.", low=1, high=10_000, unit="votes")
+    noise: float = option(0.1, "Share of its votes that a coin decides.", low=0.0, high=1.0)
+    repeats: int = option(8, "Series of votes in which ways to choose pairs are compared.", low=2, high=200)
+    goal: int = option(50, "Votes of your own to aim at.", low=1, high=10_000, unit="votes")
     retrain: bool = _retrain()
 
 
@@ -401,6 +413,7 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "07_dpo": DPOConfig,
     "08_orpo": ORPOConfig,
     "11_benchmarks": BenchmarksConfig,
+    "13_arena": ArenaConfig,
 }
 
 

@@ -98,6 +98,20 @@ def points(found: dict[str, tuple], *, title: str, x: str, y: str) -> go.Figure:
     return figure
 
 
+def estimates(found: dict[str, dict[str, tuple]], *, title: str, x: str) -> go.Figure:
+    """One row for each name of (estimate, low, high), a mark for each kind {kind: {name: ...}}; infinite ones not."""
+    figure = _figure(title, x, "", height=280)
+    for (kind, rows), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
+        kept = {name: row for name, row in rows.items() if np.isfinite(row).all()}
+        middle, low, high = np.array(list(kept.values())).reshape(-1, 3).T
+        error = {"type": "data", "array": high - middle, "arrayminus": middle - low}
+        marker = {"color": colour, "size": 10}
+        figure.add_scatter(x=middle, y=list(kept), error_x=error, name=kind, mode="markers", marker=marker)
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(showlegend=True, scattermode="group")
+    return figure
+
+
 def histogram(values, marks: list[float], *, title: str, x: str) -> go.Figure:
     """Shares of values in 200 bins, with a vertical line at each mark."""
     counts, edges = np.histogram(values, bins=200)
