@@ -25,6 +25,8 @@ _NAMES = {  # public name -> the module that holds it
     "LoRAConfig": "config",
     "QLoRAConfig": "config",
     "DPOConfig": "config",
+    "WordMetricsConfig": "config",
+    "JudgeConfig": "config",
     "LabError": "errors",
     "Run": "runs",
     "describe_versions": "runs",
