@@ -52,13 +52,14 @@ def curves(history: list[dict], names: dict[str, str], *, title: str, y: str) ->
 def shares(scores: dict[str, dict[str, tuple]], names: dict[str, str], *, title: str) -> go.Figure:
     """Grouped bars of (share, low, high): one colour per model, one group per name, 95% intervals drawn."""
     figure = _figure(title, "", "share of answers")
+    spare = cycle(["#CC79A7", "#56B4E9", "#D55E00", "#0072B2", "#009E73"])  # for what is no stage
     for model, score in scores.items():
         found = [score[name] for name in names]
         figure.add_bar(
             name=model,
             x=list(names.values()),
             y=[share for share, _, _ in found],
-            marker_color=COLOURS.get(model, COLOURS["other"]),
+            marker_color=COLOURS.get(model) or next(spare),
             error_y={
                 "type": "data",
                 "array": [high - share for share, _, high in found],
@@ -78,6 +79,19 @@ def points(found: dict[str, tuple], *, title: str, x: str, y: str) -> go.Figure:
         figure.add_scatter(x=[place], y=[share], error_y=error, name=name, mode="markers", marker=marker)
     figure.update_xaxes(type="log")
     figure.update_yaxes(tickformat=".0%")
+    return figure
+
+
+def estimates(found: dict[str, tuple], *, title: str, x: str, marks: tuple[float, ...] = (0.0,)) -> go.Figure:
+    """One row for each name, from (estimate, low, high), with its interval; dotted lines at `marks`."""
+    figure = _figure(title, x, "", height=160 + 34 * len(found))
+    middles, lows, highs = zip(*found.values(), strict=True)
+    error = {"type": "data", "array": np.subtract(highs, middles), "arrayminus": np.subtract(middles, lows)}
+    marker = {"color": COLOURS["base"], "size": 9}
+    figure.add_scatter(x=middles, y=list(found), error_x=error, mode="markers", marker=marker, showlegend=False)
+    for mark in marks:
+        figure.add_vline(x=mark, line={"color": COLOURS["grey"], "dash": "dot"})
+    figure.update_yaxes(autorange="reversed", automargin=True)
     return figure
 
 
