@@ -132,8 +132,9 @@ def test_kappa_against_scikit_learn():
 
 def test_wordings_that_disagree_are_counted():
     rows, others = judge.compare(ORACLE, pairs(40)), judge.compare(LENGTH, pairs(40))
-    different = sum(row["verdict"] != other["verdict"] for row, other in zip(rows, others, strict=True))
+    different = sum(row["forward"] != other["forward"] for row, other in zip(rows, others, strict=True))
     assert judge.changed(rows, others)[0] == different / 40 > 0 == judge.changed(rows, rows)[0]
+    assert judge.changed(judge.compare(ALWAYS_A, pairs(40)), judge.compare(coin(), pairs(40)))[0] > 0.5
 
 
 def test_unreadable_verdicts_are_no_verdicts():
@@ -167,6 +168,12 @@ def test_the_local_judge_by_hand(local):
                 logits = local.model(ids, use_cache=False).logits[0, -1].float()
             expected = logits[[one[shared] for one in letters]].softmax(-1)
             assert row == pytest.approx(expected.tolist(), abs=5e-3)
+
+
+def test_judges_write_answers_too(local, key):
+    assert len(local.write(["Short?", "B?"])) == 2
+    with Server(says("Lima.")) as server:
+        assert Endpoint(server.url, **key).write(["p", "q"]) == ["Lima.", "Lima."]
 
 
 def test_the_local_judge_refuses_before_judging(local):

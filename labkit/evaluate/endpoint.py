@@ -85,15 +85,18 @@ class Endpoint:
 
         Raises ModelError where the endpoint refuses, or has failed `tries` times; what is not yet asked is not asked.
         """
+        chosen = [verdict(reply, options) for reply in self.write(prompts)]
+        return [None if one is None else [float(option == one) for option in options] for one in chosen]
+
+    def write(self, prompts: Sequence[str]) -> list[str]:
+        """What the model writes to each prompt, in their order. Raises ModelError as above."""
         near = urlsplit(self.base_url).hostname in LOOPBACK  # no proxy stands before this machine itself
         pool = ThreadPoolExecutor(self.parallel)
         with httpx.Client(timeout=self.timeout, trust_env=not near) as client:
             try:
-                replies = list(pool.map(lambda prompt: self._reply(client, prompt), prompts))
+                return list(pool.map(lambda prompt: self._reply(client, prompt), prompts))
             finally:
                 pool.shutdown(cancel_futures=True)
-        chosen = [verdict(reply, options) for reply in replies]
-        return [None if one is None else [float(option == one) for option in options] for one in chosen]
 
     def _reply(self, client: httpx.Client, prompt: str) -> str:
         for attempt in range(self.tries):

@@ -21,7 +21,7 @@ import torch
 
 from labkit import data, models
 from labkit.errors import DataError, ModelError
-from labkit.evaluate import intervals
+from labkit.evaluate import answers, intervals
 from labkit.verdicts import Evidence
 
 ASKED = "Question: {prompt}\n\nAnswer A: {a}\n\nAnswer B: {b}\n\n"
@@ -56,6 +56,10 @@ class Local:
     def estimate(self, prompts: Sequence[str]) -> dict:
         """{requests, tokens_in} of these prompts; a model on this machine costs time alone."""
         return {"requests": len(prompts), "tokens_in": sum(map(len, self.tokenizer(list(prompts))["input_ids"]))}
+
+    def write(self, prompts: Sequence[str]) -> list[str]:
+        """The judge's own answers to questions, for the audit of its liking for them."""
+        return [row["text"] for row in answers.ask(self.model, self.tokenizer, list(prompts), batch_size=16)]
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
@@ -200,8 +204,9 @@ def influences(rows: Sequence[dict]) -> dict[str, tuple[float, float, float]]:
 
 
 def changed(rows: Sequence[dict], others: Sequence[dict]) -> tuple[float, float, float]:
-    """(share, low, high) of pairs that get another verdict; Wilson's interval."""
-    different = sum(row["verdict"] != other["verdict"] for row, other in zip(rows, others, strict=True))
+    """(share, low, high) of pairs of which the judge says something else in one order at least; Wilson's interval."""
+    sides = ("forward", "backward")
+    different = sum(any(row[k] != other[k] for k in sides) for row, other in zip(rows, others, strict=True))
     return intervals.proportion(different, len(rows))
 
 
