@@ -134,7 +134,9 @@ def test_wordings_that_disagree_are_counted():
     rows, others = judge.compare(ORACLE, pairs(40)), judge.compare(LENGTH, pairs(40))
     different = sum(row["forward"] != other["forward"] for row, other in zip(rows, others, strict=True))
     assert judge.changed(rows, others)[0] == different / 40 > 0 == judge.changed(rows, rows)[0]
-    assert judge.changed(judge.compare(ALWAYS_A, pairs(40)), judge.compare(coin(), pairs(40)))[0] > 0.5
+    stuck, tossed = judge.compare(ALWAYS_A, pairs(40)), judge.compare(coin(), pairs(40))
+    assert judge.changed(stuck, tossed)[0] > 0.5
+    assert judge.changed(stuck, judge.compare(by(lambda a, b: -1), pairs(40)), of=["leaning"])[0] == 0.0
 
 
 def test_unreadable_verdicts_are_no_verdicts():

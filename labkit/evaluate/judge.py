@@ -203,10 +203,11 @@ def influences(rows: Sequence[dict]) -> dict[str, tuple[float, float, float]]:
     }
 
 
-def changed(rows: Sequence[dict], others: Sequence[dict]) -> tuple[float, float, float]:
-    """(share, low, high) of pairs of which the judge says something else in one order at least; Wilson's interval."""
-    sides = ("forward", "backward")
-    different = sum(any(row[k] != other[k] for k in sides) for row, other in zip(rows, others, strict=True))
+def changed(
+    rows: Sequence[dict], others: Sequence[dict], of: Sequence[str] = ("forward", "backward")
+) -> tuple[float, float, float]:
+    """(share, low, high) of pairs of which one of `of` is another: in one order at least; Wilson's interval."""
+    different = sum(any(row[key] != other[key] for key in of) for row, other in zip(rows, others, strict=True))
     return intervals.proportion(different, len(rows))
 
 
