@@ -288,14 +288,16 @@ def slow(handler):
 
 
 def dripping(handler):
-    """A byte now and then: each read is in time, the whole reply never."""
+    """A good reply, a byte now and then: each read is in time, the whole is not."""
+    body = b" " * 12 + completion("Verdict: A")
     handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
+    handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
-    for _ in range(15):
-        handler.wfile.write(b" ")
+    for place in range(12):
+        handler.wfile.write(body[place : place + 1])
         handler.wfile.flush()
         time.sleep(0.1)
+    handler.wfile.write(body[12:])
 
 
 @pytest.fixture
