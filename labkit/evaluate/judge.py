@@ -59,7 +59,7 @@ class Local:
 
     def write(self, prompts: Sequence[str]) -> list[str]:
         """The judge's own answers to questions, for the audit of its liking for them."""
-        return [row["text"] for row in answers.ask(self.model, self.tokenizer, list(prompts), batch_size=16)]
+        return [row["text"] for row in answers.ask(self.model, self.tokenizer, list(prompts))]
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float]]:
@@ -171,36 +171,24 @@ def consistency(rows: Sequence[dict]) -> tuple[float, float, float]:
 def influences(rows: Sequence[dict]) -> dict[str, tuple[float, float, float]]:
     """{position, gold, length, own}, each (effect, low, high): what the judge's choices follow. 1 decides alone.
 
-    Least squares over both orders of every pair, with bootstrap intervals over the pairs:
+        position = mean over both orders of: 1 for A, -1 for B
+        leaning  = gold g + length l + own o               by least squares, where a liking for a side cancels out
 
-        choice = position + gold g + length l + own o
-
-    choice: 1 for A, -1 for B, 0 for neither; g, l, o: 1 where A is better, longer in words, the judge's own; -1 where
-    B is; 0 where they are equal. What is 0 for every pair is left out; what always goes together shares its effect.
+    g, l, o: 1 where the first answer is better, longer in words, the judge's own; -1 where the second is; else 0. An
+    influence that is 0 for every pair is left out; what always goes together shares its effect. Bootstrap over pairs.
     """
     signs = {
         "gold": [row["gold"] for row in rows],
         "length": [int(np.sign(len(row["first"].split()) - len(row["second"].split()))) for row in rows],
         "own": [row.get("own", 0) for row in rows],
     }
-    signs = {name: np.array(values) for name, values in signs.items() if any(values)}
-    about = np.stack([np.ones(len(rows)), *signs.values()], axis=1)  # (pairs, influences), the first answer as A
-    swapped = about * np.array([1] + [-1] * len(signs))
-    said = np.array([[row["forward"], row["backward"]] for row in rows], dtype=float)  # None becomes nan
-    left, right = np.isnan(said[:, 0]), np.isnan(said[:, 1])
-    about[left], swapped[right] = 0, 0  # an unreadable verdict is no row
-    said = np.nan_to_num(said)
-    squares = np.einsum("ni,nj->nij", about, about) + np.einsum("ni,nj->nij", swapped, swapped)
-    products = about * said[:, :1] - swapped * said[:, 1:]
-
-    def solve(squares, products):
-        return np.linalg.pinv(squares.sum(0)) @ products.sum(0)
-
-    names = ["position", *signs]
-    return {
-        name: intervals.bootstrap(lambda s, p, place=place: solve(s, p)[place], squares, products)
-        for place, name in enumerate(names)
-    }
+    signs = {name: values for name, values in signs.items() if any(values)}
+    sides = [((row["forward"] or 0) - (row["backward"] or 0)) / 2 for row in rows]
+    effects = {"position": intervals.bootstrap(np.mean, sides)}
+    about, leaning = np.array(list(signs.values())).T, np.array([row["leaning"] for row in rows])
+    for place, name in enumerate(signs):
+        effects[name] = intervals.bootstrap(lambda x, y, n=place: (np.linalg.pinv(x) @ y)[n], about, leaning)
+    return effects
 
 
 def changed(
