@@ -30,6 +30,8 @@ _NAMES = {  # public name -> the module that holds it
     "PPOConfig": "config",
     "BenchmarksConfig": "config",
     "ArenaConfig": "config",
+    "WordMetricsConfig": "config",
+    "JudgeConfig": "config",
     "LabError": "errors",
     "Run": "runs",
     "describe_versions": "runs",

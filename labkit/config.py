@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from labkit.errors import ConfigError
 from labkit.fields import check_names, checked, option, why_disabled
@@ -14,6 +15,8 @@ from labkit.fields import check_names, checked, option, why_disabled
 # what model = "smoke" makes of values left at their defaults; what "smol" does, a Config's SMOL says
 SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1, "limit": 8}
 SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1, "votes": 40, "repeats": 2}
+SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1}
+SMOKE |= {"tokenizer_steps": 2, "judged_pairs": 12, "judge": "smoke"}
 
 
 def _retrain():
@@ -401,6 +404,62 @@ class BenchmarksConfig(Config):
     retrain: bool = _retrain()
 
 
+@dataclass(frozen=True, kw_only=True)
+class WordMetricsConfig(Config):
+    """Notebook 10: perplexity, BLEU, ROUGE, and what they miss."""
+
+    window: int = option(128, "Tokens that the model reads at once.", low=8, high=32_768, unit="tokens")
+    stride: int = option(32, "Tokens that the window moves on by; small is exact and slow.", low=1, high=32_767)
+    vocab_size: int = option(
+        512, "Vocabulary of the second tokenizer; the first has 4096.", low=300, high=262_144, unit="tokens"
+    )
+    tokenizer_steps: int = option(
+        100, "Pretraining steps of the model of each tokenizer.", low=1, high=1_000_000, unit="steps"
+    )
+    timed_answers: int = option(64, "Answers generated and scored against the clock.", low=2, high=100_000)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.stride >= self.window:
+            remedy = f"Write for example stride = {self.window // 4}."
+            raise ConfigError("stride must be less than window", got=self.stride, remedy=remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig(Config):
+    """Notebook 12: an LLM as judge, and an audit of the judge."""
+
+    judge: str = option("smol", "The judge: a model as in `model`, or the name of a model at base_url.")
+    base_url: str = option("", 'An OpenAI-compatible API such as "http://localhost:8000/v1"; empty: a model here.')
+    key_variable: str = option("OPENAI_API_KEY", "The environment variable that holds the API's key; never the key.")
+    price_in: float = option(0.0, "Price of a million tokens sent; 0: not known.", low=0.0, high=1e6)
+    price_out: float = option(0.0, "Price of a million tokens received; 0: not known.", low=0.0, high=1e6)
+    timeout: float = option(60.0, "Seconds for one request.", low=0.1, high=3600.0, unit="seconds")
+    judged_pairs: int = option(
+        120, "Pairs of answers in the audit; each is judged twice.", low=4, high=100_000, unit="pairs"
+    )
+    wording: str = option("plain", "The judge's prompt that is audited.", choices=("plain", "rubric", "reference"))
+    min_kappa: float = option(0.4, "Agreement that a judge must show: its interval above this.", low=0.0, high=1.0)
+    min_consistency: float = option(0.6, "Share of pairs judged alike with sides swapped, likewise.", low=0.0, high=1.0)
+    max_bias: float = option(0.25, "Size that the interval of a bias must stay below.", low=0.0, high=1.0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.base_url:
+            check_base_url(self.base_url)
+
+
+def check_base_url(url: str) -> None:
+    """Raise ConfigError unless it is an API's address without name, password or query: records keep it."""
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        remedy = "Put the key into an environment variable and name that in key_variable."
+        raise ConfigError("base_url must hold no name, password or query: records keep it", remedy=remedy)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        remedy = 'Write for example base_url = "http://localhost:8000/v1".'
+        raise ConfigError("base_url must be the address of an API", got=url, remedy=remedy)
+
+
 STAGES: dict[str, type[Config]] = {"pretrain": PretrainConfig, "sft": SFTConfig, "dpo": DPOConfig}
 NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that stage with more parameters
     "00_start_here": StartConfig,
@@ -414,6 +473,8 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "08_orpo": ORPOConfig,
     "11_benchmarks": BenchmarksConfig,
     "13_arena": ArenaConfig,
+    "10_word_level_metrics": WordMetricsConfig,
+    "12_llm_as_judge": JudgeConfig,
 }
 
 
