@@ -49,6 +49,16 @@ def curves(history: list[dict], names: dict[str, str], *, title: str, y: str) ->
     return figure
 
 
+def lines(at: list[float], series: dict[str, list[float]], *, title: str, x: str, y: str, most: float = 0) -> go.Figure:
+    """Curves over the same places `at`; the axis ends at `most` where it is given."""
+    figure = _figure(title, x, y)
+    for (name, values), colour in zip(series.items(), cycle([*COLOURS.values(), "#56B4E9", "#D55E00"]), strict=False):
+        figure.add_scatter(x=at, y=values, name=name, mode="lines", line={"color": colour})
+    if most:
+        figure.update_yaxes(range=[0, most])
+    return figure
+
+
 def shares(scores: dict[str, dict[str, tuple]], names: dict[str, str], *, title: str) -> go.Figure:
     """Grouped bars of (share, low, high): one colour per model, one group per name, 95% intervals drawn."""
     figure = _figure(title, "", "share of answers")
