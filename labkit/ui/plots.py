@@ -49,20 +49,22 @@ def curves(history: list[dict], names: dict[str, str], *, title: str, y: str) ->
     return figure
 
 
-def lines(x: list[float], found: dict[str, list[float]], *, title: str, label: str, y: str) -> go.Figure:
-    """One line for each name, over x, whose axis is called `label`."""
-    figure = _figure(title, label, y)
-    for (name, values), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
-        figure.add_scatter(x=x, y=values, name=name, mode="lines", line={"color": colour})
-    return figure
-
-
 def tokens(texts: list[str], found: dict[str, list[float]], *, title: str, y: str) -> go.Figure:
     """A group of bars for each token of a text, one bar for each name."""
     figure = _figure(title, "", y)
     for (name, values), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
         figure.add_bar(x=list(range(len(texts))), y=values, name=name, marker_color=colour)
     figure.update_xaxes(tickvals=list(range(len(texts))), ticktext=[safe_html(text) for text in texts])
+    return figure
+
+
+def lines(at: list[float], series: dict[str, list[float]], *, title: str, x: str, y: str, most: float = 0) -> go.Figure:
+    """Curves over the same places `at`; the axis ends at `most` where it is given."""
+    figure = _figure(title, x, y)
+    for (name, values), colour in zip(series.items(), cycle([*COLOURS.values(), "#56B4E9", "#D55E00"]), strict=False):
+        figure.add_scatter(x=at, y=values, name=name, mode="lines", line={"color": colour})
+    if most:
+        figure.update_yaxes(range=[0, most])
     return figure
 
 
