@@ -35,6 +35,7 @@ ALLOWED = {
 }  # fmt: skip
 ABSENT = {  # answered "no such call", after which libraries go on
     "ioctl": (16, 29), "prlimit64": (302, 261), "rseq": (334, 293), "readlink": (89, None), "readlinkat": (267, 78),
+    "epoll_create": (213, None), "epoll_create1": (291, 20),
 }  # fmt: skip
 FCNTL = (72, 25)
 FCNTL_COMMANDS = (0, 1, 2, 3, 1030)  # duplicate, get and set close-on-exec, get status: F_SETOWN would send signals
