@@ -398,7 +398,7 @@ class BenchmarksConfig(Config):
     """Notebook 11: the stages on benchmarks, and one model that has seen the test."""
 
     limit: int = option(0, "Items of each benchmark that are asked; 0 means all.", low=0, high=100_000, unit="items")
-    steps: int = _steps(120)
+    steps: int = _steps(80)
     learning_rate: float = _learning_rate(2e-3)
     samples: int = option(10, "Programs drawn for each small function.", low=5, high=1000, unit="programs")
     retrain: bool = _retrain()

@@ -172,7 +172,8 @@ HONEST = {
     "plain": RIGHT,
     "prints": "print('hello')" + RIGHT,
     "imports": "import collections, datetime, decimal, fractions, functools, hashlib, heapq, itertools, json, math\n"
-    "import random, re, statistics, string, typing, dataclasses, bisect, copy, operator, enum, threading, time" + RIGHT,
+    "import random, re, statistics, string, typing, dataclasses, bisect, copy, operator, enum, time\n"
+    "import asyncio, unittest, subprocess, tempfile, shutil, pathlib, uuid, logging, ast, base64, zlib" + RIGHT,
     "files of its own": "def f(x):\n    with open('a.txt', 'w') as file: file.write(str(x))\n"
     "    import os\n    found = int(open('a.txt').read()) + 1\n    assert os.listdir() != []\n    os.remove('a.txt')\n"
     "    return found",

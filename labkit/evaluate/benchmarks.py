@@ -31,7 +31,7 @@ def evaluate(
     """{task: result} for tasks of the lab (LAB_TASKS) or any name that lm-evaluation-harness knows ("mmlu").
 
     A result is {metrics: {acc: (share, standard error)}, random: what guessing scores, items: how many,
-    correct: {acc: [0 or 1 per item]}, version: the harness's}; a group such as mmlu gives one result for each subject.
+    correct: {acc: [0 or 1 per item]}}; a group such as mmlu gives one result for each subject.
     limit: only the first so many items of a task. chat: the prompt goes through the model's chat template. folder: the
     run's, where results are kept and found again. Raises ConfigError for an unknown task, BenchmarkError where a
     task's data cannot be fetched.
@@ -46,10 +46,18 @@ def evaluate(
 
 def _fill(kept: dict, model, tokenizer, names: dict, limit: int | None, chat: bool, folder: Path | None) -> None:
     """Run the tasks of {task: its name in kept} and keep each as soon as it is done."""
-    harness, manager = _harness(list(names))
-    lm = harness.HFLM(pretrained=model.to(models.device()).eval(), tokenizer=tokenizer, batch_size=BATCH_SIZE)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    from lm_eval.models.huggingface import HFLM  # here, for it takes seconds
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(TASKS), include_defaults=not set(names) <= set(LAB_TASKS))
+    for task in names:
+        if task not in manager.task_index:
+            remedy = f"The lab's: {', '.join(LAB_TASKS)}. The harness's: `python -m lm_eval ls tasks`."
+            raise ConfigError("task must be one of the lab's or of lm-evaluation-harness", got=task, remedy=remedy)
+    lm = HFLM(pretrained=model.to(models.device()).eval(), tokenizer=tokenizer, batch_size=BATCH_SIZE)
     for task, name in names.items():
-        found = _run(harness, lm, manager, task, limit, chat)
+        found = _run(lm, manager, task, limit, chat)
         kept[name] = {part: _result(found, part) for part in found["samples"]}
         if folder:
             runs.write_json(folder / FILE, kept)
@@ -75,27 +83,10 @@ def command(checkpoint: Path, task: str, limit: int | None = None, chat: bool = 
     return parts + (["--limit", str(limit)] if limit else []) + (["--apply_chat_template"] if chat else [])
 
 
-def _harness(tasks: list[str]):
-    """(the harness's module with the names used here, its task manager); imported here, for it takes seconds."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
-    lm_eval.HFLM = HFLM
-    manager = TaskManager(include_path=str(TASKS), include_defaults=not set(tasks) <= set(LAB_TASKS))
-    unknown = [task for task in tasks if task not in manager.task_index]
-    if unknown:
-        raise ConfigError(
-            "task must be one of the lab's or of lm-evaluation-harness",
-            got=unknown[0],
-            remedy=f"The lab's: {', '.join(LAB_TASKS)}. The harness's: `python -m lm_eval ls tasks`.",
-        )
-    return lm_eval, manager
-
-
-def _run(harness, lm, manager, task: str, limit: int | None, chat: bool) -> dict:
+def _run(lm, manager, task: str, limit: int | None, chat: bool) -> dict:
     """The harness's results of one task or group. Raises BenchmarkError where its data cannot be fetched."""
+    import lm_eval
+
     with contextlib.redirect_stderr(io.StringIO()):  # bars
         try:
             manager.load([task])
@@ -104,7 +95,7 @@ def _run(harness, lm, manager, task: str, limit: int | None, chat: bool) -> dict
             what = f"the data of benchmark {task} must be reachable"
             raise BenchmarkError(what, got=_last_line(error), remedy=remedy) from error
         options = {"limit": limit, "apply_chat_template": chat, "batch_size": BATCH_SIZE}
-        return harness.simple_evaluate(model=lm, tasks=[task], task_manager=manager, **options)
+        return lm_eval.simple_evaluate(model=lm, tasks=[task], task_manager=manager, **options)
 
 
 def _last_line(error: Exception) -> str:
