@@ -12,10 +12,12 @@ import pytest
 from hostile import HOSTILE
 from scipy import special
 
-from labkit import preferences
+from labkit import pipeline, preferences
 from labkit.config import DPOConfig
 from labkit.errors import ConfigError, DataError
 from labkit.evaluate import arena, votes
+from labkit.execute import run_notebook
+from labkit.ui.chat import named
 from labkit.ui.vote import Vote
 
 MODELS = ["left", "right"]
@@ -154,9 +156,10 @@ def test_known_strengths_lie_within_the_intervals(ties):
 
 def test_intervals_for_all_at_once_are_wider():
     cast_so_far = simulated(np.random.default_rng(0), [1.0, 0.0, -1.0], 200)
-    each, every = (arena.ratings(cast_so_far, together=side) for side in (False, True))
-    assert (every.high - every.low > 1.1 * (each.high - each.low)).all()
-    assert every.strengths == pytest.approx(each.strengths)
+    found = arena.ratings(cast_so_far)
+    low, high = found.together()
+    assert (high - low > 1.1 * (found.high - found.low)).all()
+    assert (low + high) / 2 == pytest.approx(found.strengths)
 
 
 def test_who_won_everything_has_no_finite_strength_but_a_bound():
@@ -248,8 +251,6 @@ def test_the_scripted_voter_goes_by_gold():
 
 def test_exported_votes_train_dpo(store):
     """From the vote to the trained model: the pairs that notebook 07 reads are the votes, chosen first."""
-    from labkit import pipeline
-
     for n in range(6):
         choice = ("a", "b")[n % 2]
         answers = ("good answer", "bad one") if choice == "a" else ("bad one", "good answer")
@@ -314,3 +315,17 @@ def test_hostile_answers_are_kept_as_they_are_and_shown_as_text(store):
     kept = {vote["question"]: vote["answers"]["a"] for vote in votes.read()}
     assert len(kept) == len(HOSTILE)
     assert all(text.endswith(HOSTILE[int(n)][:100][-50:]) or HOSTILE[int(n)][:50] in text for n, text in kept.items())
+
+
+@pytest.mark.notebook
+def test_the_notebook_reports_human_votes_apart(store):
+    base, instruction, _ = (named(source) for source in pipeline.three_stages("smoke", 0, say=str).values())
+    for n, choice in enumerate(("a", "b", "a", "tie")):
+        one = battle(base, instruction, prompt=f"Question {n}?")
+        votes.add(one, choice, votes.HUMAN, seconds=4.0 + n)
+    record = json.loads((run_notebook("13_arena", {"model": "smoke"}) / "record.json").read_text())
+    assert record["metrics"]["human_votes"] == 4 and record["metrics"]["scripted_voter_votes"] == 40
+    assert record["metrics"]["human_base_strength"] == pytest.approx(np.log(2.6 / 1.6) / 2, abs=1e-3)
+    (found,) = record["verdicts"]
+    assert found["claim"] == 16 and [row["estimate"] for row in found["evidence"]] == [0.5, 5.5]
+    assert (store / "arena" / "pairs-human.jsonl").exists()

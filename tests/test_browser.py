@@ -312,7 +312,7 @@ import json, labkit
 from labkit import data, models, runs
 from labkit.config import SFTConfig
 from labkit.evaluate.stream import Token
-from labkit.ui import chat, compare, live, plots, tokens
+from labkit.ui import chat, compare, live, plots, tokens, vote
 from labkit.ui.text import safe_html
 
 P = [text.replace("alert(1)", "(window.pwned=1)") for text in json.loads(open("hostile.json").read())]
@@ -329,6 +329,9 @@ talk = chat.Chat(["smoke"])
 talk.columns[0].turns += [chat.Turn(p, [Token(p, 7, 0.5, ((p, 0.5),))], stop="length", note=p, error=p) for p in P]
 talk.columns[0].show()
 talk
+###
+said = [{name: [{"id": "0", "prompt": p, "text": p + name}] for name in ("x", "y")} for p in P]
+chat.widgets.VBox([vote.Vote(one, labels={"x": P[1], "y": P[0]}) for one in said])
 ###
 run = runs.open_run("sft", SFTConfig(model="smoke", steps=2))
 run.finish(loss=1.0)

@@ -43,7 +43,7 @@ def new_battle(said: dict[str, list[dict]], votes: list[dict], rng: np.random.Ge
 class Ratings:
     """Bradley-Terry strengths in log-odds, around 0 over the models that could be rated; arrays follow `models`.
 
-    low, high: 95% intervals. draws (resamples, models): the bootstrap's strengths. A model that
+    low, high: 95% intervals, one model at a time. draws (resamples, models): the bootstrap's strengths. A model that
     won or lost everything has the strength inf or -inf and an interval with one finite end; one that cannot be compared
     has nan. notes: what was said of such models. wins: wins[i, j], ties as halves.
     """
@@ -71,6 +71,13 @@ class Ratings:
             for n in order
         ]  # fmt: skip
 
+    def together(self) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high), each (models,): wider intervals that hold all finite strengths at once with 95%."""
+        rated, low, high = np.isfinite(self.strengths), self.low.copy(), self.high.copy()
+        if rated.any():
+            low[rated], high[rated] = _around(self.strengths[rated], self.draws[:, rated], together=True)
+        return low, high
+
     def difference(self, one: str, two: str) -> tuple[float, float, float]:
         """(estimate, low, high) of theta_one - theta_two; nan, -inf, inf where one of them has no finite strength."""
         i, j = self.models.index(one), self.models.index(two)
@@ -87,7 +94,6 @@ def ratings(
     """Ratings by choix, with intervals from the normal bootstrap over votes (Efron and Tibshirani 1993, chapter 13).
 
     ties: "half" a win each, or "drop", right where voters merely abstain or ties follow Davidson's model (1970).
-    together: intervals so wide that they hold all finite strengths at once with 95%, not each by itself.
     Raises DataError where there is no vote, or votes of several voters are mixed; ConfigError for another `ties`.
     """
     if ties not in ("half", "drop"):
@@ -109,7 +115,7 @@ def ratings(
         for n in range(draws):
             drawn = rng.integers(inside.sum(), size=inside.sum())
             found[n, core] = _fit(_wins(*place[:, drawn], score[inside][drawn], len(core)))
-        low[core], high[core] = _around(strengths[core], found[:, core], together)
+        low[core], high[core] = _around(strengths[core], found[:, core])
         for n in set(range(len(models))) - set(core):
             strengths[n], low[n], high[n] = _outside(wins, n, core, strengths)
     return Ratings(models, voters[0], strengths, low, high, found, wins, counts, tuple(notes))
