@@ -17,6 +17,7 @@ from labkit.config import JudgeConfig
 from labkit.errors import ConfigError, DataError, LabError, ModelError
 from labkit.evaluate import judge
 from labkit.evaluate.endpoint import Endpoint, verdict
+from labkit.execute import run_notebook
 
 KEY = "sk-test-5f1c0a9e77"
 
@@ -428,3 +429,22 @@ def test_without_a_key_none_is_sent_and_plain_http_is_fine(monkeypatch):
     assert server.seen[0]["key"] is None
     with pytest.raises(ConfigError, match="judge must name the endpoint's model"):
         Endpoint(server.url, model="")
+
+
+@pytest.mark.notebook
+def test_a_notebook_judged_by_an_endpoint_keeps_no_key(key, store):
+    """Not where all goes well, nor where the server repeats it; and no more requests than were announced."""
+    options = {"model": "smoke", "judge": "m", "key_variable": "JUDGE_KEY"}
+    with Server(says("Verdict: A")) as server:
+        folder = run_notebook("12_llm_as_judge", {**options, "base_url": server.url})
+    assert {row["key"] for row in server.seen} == {f"Bearer {KEY}"}
+    found = json.loads((folder / "record.json").read_text())["metrics"]
+    assert found["position_influence"] == 1.0 and found["may_be_used"] == 0
+    book = next(folder.glob("*.ipynb")).read_text()
+    announced = int(re.search(r"requests\s+tokens_in.*?\\n\D*(\d+)", book, re.S)[1])
+    assert 0 < len(server.seen) <= announced
+    with Server(fails(401, f"invalid key {KEY}".encode())) as server, pytest.raises(LabError) as caught:
+        run_notebook("12_llm_as_judge", {**options, "base_url": server.url})
+    shown = [str(caught.value), "".join(traceback.format_exception(caught.value))]
+    shown += [file.read_text("utf-8", "replace") for file in store.rglob("*") if file.is_file()]
+    assert not [text for text in shown if KEY in text]
