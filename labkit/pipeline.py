@@ -14,12 +14,8 @@ from labkit.errors import LabError, Stopped, TrainingError
 _training = threading.RLock()  # one training at a time in a process: two at once would both crawl
 _now: list[str] = []  # what holds it, for the message to whoever comes second
 
-STARTS = {
-    "pretrain": "nothing",
-    "sft": "base",
-    "dpo": "sft",
-    "orpo": "base",
-}  # what a stage starts from unless `parent` names a run
+# what a stage starts from unless `parent` names a run
+STARTS = {"pretrain": "nothing", "sft": "base", "dpo": "sft", "orpo": "base"}
 FILES = {"pretrain": ("corpus", "corpus"), "sft": ("data", "instructions")}  # the others learn from `data`, pairs
 
 

@@ -187,9 +187,9 @@ def load(run: Run, config: Config, source: str | Path):
 def probe(config: Config, knobs: dict, n: int = 3) -> float:
     """Seconds per step of a training with these knobs of `budget.knobs`, from n steps on random tokens; none is kept.
 
-    The loss is next-token prediction in every stage. DPO's pairs count as two rows.
+    The loss is next-token prediction in every stage. A pair counts as two rows.
     """
-    rows = knobs["batch_size"] * (2 if knobs["stage"] == "dpo" else 1)
+    rows = knobs["batch_size"] * (2 if knobs["stage"] in budget.PAIRED else 1)
     quantization, lora = knobs.get("quantization", "none"), knobs.get("method") == "lora"
     if knobs["stage"] == "pretrain" and config.model == "nano":
         size = {"hidden_size": config.hidden_size, "layers": config.layers, "heads": config.heads}
