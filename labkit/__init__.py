@@ -43,10 +43,8 @@ _NAMES = {  # public name -> the module that holds it
 }
 _MODULES = (
     *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch"),
-    *("fields", "health", "lineage", "models", "parameters", "pipeline", "ppo", "preferences", "rack", "records"),
-    *("rewards", "rollouts", "runs", "stages", "training", "ui", "verdicts"),
-    *("fields", "gate", "health", "lineage", "models", "on_policy", "parameters", "pipeline", "preferences", "rack"),
-    *("records", "runs", "stages", "training", "ui", "verdicts"),
+    *("fields", "gate", "health", "lineage", "models", "on_policy", "parameters", "pipeline", "ppo", "preferences"),
+    *("rack", "records", "rewards", "rollouts", "runs", "stages", "training", "ui", "verdicts"),
 )
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])

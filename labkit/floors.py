@@ -19,8 +19,6 @@ FLOORS: list[tuple[str, str, Callable[[dict], float], float, str]] = [
     ("PPO gold win rate over SFT", "06_ppo", lambda m: m["win_rate"], 0.70, "above"),
     ("PPO win rate, lower bound", "06_ppo", lambda m: m["win_rate_low"], 0.60, "above"),
     ("PPO accuracy minus SFT's", "06_ppo", lambda m: m["aligned_accuracy"] - m["instruction_accuracy"], -0.01, "above"),
-    ("DPO, seconds", "07_dpo", lambda m: m["train_seconds"], 120, "below"),
-    ("DPO gold win rate over SFT", "07_dpo", lambda m: m["win_rate"], 0.75, "above"),
     ("DPO, seconds", "07_dpo", lambda m: m["train_seconds"], 180, "below"),
     ("DPO gold win rate over SFT", "07_dpo", lambda m: m["win_rate"], 0.80, "above"),
     ("  its lower bound", "07_dpo", lambda m: m["win_rate_low"], 0.65, "above"),

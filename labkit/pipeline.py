@@ -16,7 +16,6 @@ _now: list[str] = []  # what holds it, for the message to whoever comes second
 
 # what a stage starts from unless `parent` names a run
 STARTS = {"pretrain": "nothing", "sft": "base", "reward": "sft", "ppo": "sft", "dpo": "sft", "orpo": "base"}
-STARTS = {"pretrain": "nothing", "sft": "base", "dpo": "sft", "orpo": "base"}
 FILES = {"pretrain": ("corpus", "corpus"), "sft": ("data", "instructions")}  # the others learn from `data`, pairs
 
 
