@@ -32,6 +32,14 @@ GRADIENT = ("gradient norm", "", {"grad_norm": "gradient norm"})
 CHARTS = {
     "pretrain": [LOSSES, ("bits per byte", "bits", {"bits_per_byte": "held out"}), PACE, GRADIENT],
     "sft": [LOSSES, PACE, GRADIENT],
+    "reward": [
+        ("loss", "nats per pair", {"loss": "train", "held_out_loss": "held out"}),
+        ("accuracy", "share of pairs", {"pair_accuracy": "train", "held_out_pair_accuracy": "held out"}),
+        ("margin", "nats", {"margin": "train", "held_out_margin": "held out"}),
+        ("mean reward", "nats", {"mean_reward": "train", "held_out_mean_reward": "held out"}),
+        PACE,
+        GRADIENT,
+    ],
     "dpo": [
         LOSSES,
         ("margin", "beta x nats", {"margin": "train", "held_out_margin": "held out"}),
@@ -45,6 +53,14 @@ CHARTS = {
         ("log odds ratio", "nats", {"log_odds": "train", "held_out_log_odds": "held out"}),
         ("log-probabilities", "nats per token", {"log_probs_chosen": "chosen", "log_probs_rejected": "rejected"}),
         GRADIENT,
+    ],
+    "ppo": [
+        ("reward", "per answer", {"reward": "train", "held_out_reward": "held out"}),
+        ("KL to the reference", "nats per answer", {"kl": "train", "held_out_kl": "held out"}),
+        ("entropy", "nats per token", {"entropy": "entropy"}),
+        ("clipped", "share of tokens", {"clip_share": "clipped"}),
+        ("value loss", "reward squared", {"value_loss": "value loss"}),
+        ("answer length", "tokens", {"answer_length": "answer length"}),
     ],
 }
 
