@@ -24,7 +24,9 @@ _NAMES = {  # public name -> the module that holds it
     "SFTConfig": "config",
     "LoRAConfig": "config",
     "QLoRAConfig": "config",
+    "RewardConfig": "config",
     "DPOConfig": "config",
+    "PPOConfig": "config",
     "LabError": "errors",
     "Run": "runs",
     "describe_versions": "runs",
@@ -36,8 +38,8 @@ _NAMES = {  # public name -> the module that holds it
 }
 _MODULES = (
     *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch"),
-    *("fields", "health", "lineage", "models", "parameters", "pipeline", "preferences", "rack", "records", "runs"),
-    *("stages", "training", "ui", "verdicts"),
+    *("fields", "health", "lineage", "models", "parameters", "pipeline", "ppo", "preferences", "rack", "records"),
+    *("rewards", "rollouts", "runs", "stages", "training", "ui", "verdicts"),
 )
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])

@@ -18,7 +18,7 @@ from labkit.errors import ConfigError
 
 def linear_names(model: torch.nn.Module) -> list[str]:
     """Last names of the model's linear layers ("q_proj", ...), the output head left out."""
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings() or getattr(model, "score", None)
     layers = (name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and part is not head)
     return sorted({name.rsplit(".", 1)[-1] for name in layers})
 
@@ -72,7 +72,7 @@ def attach(model: torch.nn.Module, config: TuningConfig, tokenizer) -> torch.nn.
         use_dora=config.lora_variant == "dora",
         target_modules=targets(model, config.target_modules),
         trainable_token_indices=untaught(model, tokenizer) or None,
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # a reward model's score trains whole
     )
     model = get_peft_model(model, adapter)
     # autocast takes bf16 inputs as they are: peft's detour by fp32 costs a tenth of a step

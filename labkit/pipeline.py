@@ -8,13 +8,14 @@ from importlib import import_module
 from pathlib import Path
 
 from labkit import data, preferences, runs
-from labkit.config import STAGES, Config, DPOConfig, SFTConfig, sized
+from labkit.config import STAGES, Config, DPOConfig, PPOConfig, RewardConfig, SFTConfig, sized
 from labkit.errors import LabError, Stopped, TrainingError
 
 _training = threading.RLock()  # one training at a time in a process: two at once would both crawl
 _now: list[str] = []  # what holds it, for the message to whoever comes second
 
-STARTS = {"pretrain": "nothing", "sft": "base", "dpo": "sft"}  # what a stage starts from unless `parent` names a run
+# what a stage starts from unless `parent` names a run
+STARTS = {"pretrain": "nothing", "sft": "base", "reward": "sft", "ppo": "sft", "dpo": "sft"}
 FILES = {"pretrain": ("corpus", "corpus"), "sft": ("data", "instructions")}  # the others learn from `data`, pairs
 
 
@@ -91,6 +92,16 @@ def sft_run(model: str, seed: int, say=print, stop: threading.Event | None = Non
 def dpo_run(model: str, seed: int, say=print, retrain: bool = False) -> runs.Run:
     """The DPO run at its defaults: from the store, or trained now."""
     return train_stage("dpo", dataclasses.replace(_default(DPOConfig, model, seed), retrain=retrain), say=say)
+
+
+def reward_run(model: str, seed: int, say=print, retrain: bool = False) -> runs.Run:
+    """The reward model's run at its defaults: from the store, or trained now. `labkit.rewards.load` reads it."""
+    return train_stage("reward", dataclasses.replace(_default(RewardConfig, model, seed), retrain=retrain), say=say)
+
+
+def ppo_run(model: str, seed: int, say=print, retrain: bool = False) -> runs.Run:
+    """The PPO run at its defaults: from the store, or trained now."""
+    return train_stage("ppo", dataclasses.replace(_default(PPOConfig, model, seed), retrain=retrain), say=say)
 
 
 def three_stages(model: str, seed: int, *, retrain: bool = False, say=print) -> dict[str, str | Path]:

@@ -28,6 +28,12 @@ NAMES = {  # the trainers' names for what they log -> the lab's
     "rewards/accuracies": "pair_accuracy",
     "logps/chosen": "log_probs_chosen",
     "logps/rejected": "log_probs_rejected",
+    "accuracy": "pair_accuracy",
+    "margin": "margin",
+    "mean_reward": "mean_reward",
+    "eval_accuracy": "held_out_pair_accuracy",
+    "eval_margin": "held_out_margin",
+    "eval_mean_reward": "held_out_mean_reward",
     "eval_rewards/margins": "held_out_margin",
     "eval_rewards/accuracies": "held_out_pair_accuracy",
     "eval_logps/chosen": "held_out_log_probs_chosen",
@@ -122,20 +128,22 @@ class Recorder(TrainerCallback):
         return control
 
 
-def fit(trainer, run: Run, stop: threading.Event | None = None) -> bool:
+def fit(trainer, run: Run, stop: threading.Event | None = None, updates: int = 1) -> bool:
     """Train, resuming from the last checkpoint of a stopped or killed run. True if it reached the last step.
 
+    updates: the trainer's steps that make one of the run's.
     A keyboard interrupt counts as a stop: what was learned is kept and the run can be resumed.
     """
     folder = run.path / "resume"
     last = transformers.trainer_utils.get_last_checkpoint(str(folder)) if folder.exists() else None
     if last:
-        run.rewind(int(last.rsplit("-", 1)[1]))
+        run.rewind(int(last.rsplit("-", 1)[1]) // updates)
     keep_first_batch(trainer.model, run)
     try:
         trainer.train(resume_from_checkpoint=last)
         run.info["peaks_mb"] = run.info.get("peaks_mb", {}) | {"training": models.peak_mb()}
-        if not any("held_out_loss" in row for row in run.history() if row["step"] == trainer.state.global_step):
+        looked = any("held_out_loss" in row for row in run.history() if row["step"] == trainer.state.global_step)
+        if trainer.eval_dataset is not None and not looked:
             trainer.evaluate()  # resumed after a stop that cut the last look short
     except (KeyboardInterrupt, Stopped) as stopped:
         trainer._save_checkpoint(trainer.model, trial=None)  # the trainer has no public way to save now
@@ -152,11 +160,11 @@ def fit(trainer, run: Run, stop: threading.Event | None = None) -> bool:
     return True
 
 
-def load(run: Run, config: Config, source: str | Path):
+def load(run: Run, config: Config, source: str | Path, loader: Callable = models.load):
     """(model with its adapter, if it gets one; tokenizer), the peaks of memory before and after kept in the run."""
     peaks = {"before loading": models.peak_mb()}
     frozen = config.tuning == "lora"
-    model, tokenizer = models.load(source, seed=config.seed, quantization=config.quantization, frozen=frozen)
+    model, tokenizer = loader(source, seed=config.seed, quantization=config.quantization, frozen=frozen)
     for weight in model.parameters():  # they are mapped from their file and come at the first use: use them
         weight.detach().max()
     run.info["peaks_mb"] = peaks | {"loading": models.peak_mb()}
@@ -166,9 +174,9 @@ def load(run: Run, config: Config, source: str | Path):
 def probe(config: Config, knobs: dict, n: int = 3) -> float:
     """Seconds per step of a training with these knobs of `budget.knobs`, from n steps on random tokens; none is kept.
 
-    The loss is next-token prediction in every stage. DPO's pairs count as two rows.
+    The loss is next-token prediction in every stage. Pairs count as two rows.
     """
-    rows = knobs["batch_size"] * (2 if knobs["stage"] == "dpo" else 1)
+    rows = knobs["batch_size"] * (2 if knobs["stage"] in budget.PAIRED else 1)
     quantization, lora = knobs.get("quantization", "none"), knobs.get("method") == "lora"
     if knobs["stage"] == "pretrain" and config.model == "nano":
         size = {"hidden_size": config.hidden_size, "layers": config.layers, "heads": config.heads}

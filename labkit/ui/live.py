@@ -32,6 +32,14 @@ GRADIENT = ("gradient norm", "", {"grad_norm": "gradient norm"})
 CHARTS = {
     "pretrain": [LOSSES, ("bits per byte", "bits", {"bits_per_byte": "held out"}), PACE, GRADIENT],
     "sft": [LOSSES, PACE, GRADIENT],
+    "reward": [
+        ("loss", "nats per pair", {"loss": "train", "held_out_loss": "held out"}),
+        ("accuracy", "share of pairs", {"pair_accuracy": "train", "held_out_pair_accuracy": "held out"}),
+        ("margin", "nats", {"margin": "train", "held_out_margin": "held out"}),
+        ("mean reward", "nats", {"mean_reward": "train", "held_out_mean_reward": "held out"}),
+        PACE,
+        GRADIENT,
+    ],
     "dpo": [
         LOSSES,
         ("margin", "beta x nats", {"margin": "train", "held_out_margin": "held out"}),
@@ -39,6 +47,14 @@ CHARTS = {
         ("entropy", "nats", {"entropy": "entropy"}),
         PACE,
         GRADIENT,
+    ],
+    "ppo": [
+        ("reward", "per answer", {"reward": "train", "held_out_reward": "held out"}),
+        ("KL to the reference", "nats per answer", {"kl": "train", "held_out_kl": "held out"}),
+        ("entropy", "nats per token", {"entropy": "entropy"}),
+        ("clipped", "share of tokens", {"clip_share": "clipped"}),
+        ("value loss", "reward squared", {"value_loss": "value loss"}),
+        ("answer length", "tokens", {"answer_length": "answer length"}),
     ],
 }
 

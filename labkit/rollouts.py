@@ -1,0 +1,85 @@
+"""Rollouts: answers that a policy samples, what a reward gives for them, and what a batch of them says.
+
+Shapes as in labkit/ppo.py: B answers of up to T tokens, after prompts padded on the left to P tokens.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from labkit import models, ppo
+from labkit.errors import TrainingError
+
+Reward = Callable[[list[str], list[str]], torch.Tensor]  # (prompts, answers) -> one number for each answer, (rows,)
+
+
+def stops(tokenizer) -> list[int]:
+    """The tokens that end an answer."""
+    return sorted({tokenizer.eos_token_id, tokenizer.bos_token_id} - {None})
+
+
+@torch.no_grad()
+def sample(model, tokenizer, messages: list[list[dict]], max_new_tokens: int) -> tuple[dict, list[str]]:
+    """({ids, attention (B, P + T), mask (B, T), ended (B,)}, texts): one answer to each prompt, at temperature 1."""
+    asked = [tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True) for said in messages]
+    prompts = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    with models.autocast():
+        ids = model.generate(
+            input_ids=prompts["input_ids"], attention_mask=prompts["attention_mask"], max_new_tokens=max_new_tokens,
+            do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=stops(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+    tokens = ids[:, prompts["input_ids"].shape[1] :]
+    ends = torch.isin(tokens, torch.tensor(stops(tokenizer), device=ids.device)).long()
+    mask = (ends.cumsum(1) - ends == 0).long()  # up to the first end and with it: the padding may be the same token
+    attention = torch.cat([prompts["attention_mask"], mask], dim=1)
+    ended = ends.any(1)
+    kept = (row[: int(n)] for row, n in zip(tokens.tolist(), (mask * (1 - ends)).sum(1), strict=True))
+    texts = [text.strip() for text in tokenizer.batch_decode(list(kept), skip_special_tokens=True)]
+    return {"ids": ids, "attention": attention, "mask": mask, "ended": ended}, texts
+
+
+def forward(model, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """(logits (B, T, V), hidden states (B, T, H)) at the places that predict the answer's T tokens."""
+    width = batch["mask"].shape[1]
+    positions = (batch["attention"].cumsum(1) - 1).clamp(min=0)  # the padding on the left has none
+    with models.autocast():
+        out = model(
+            input_ids=batch["ids"], attention_mask=batch["attention"], position_ids=positions, use_cache=False,
+            output_hidden_states=True, logits_to_keep=width + 1,
+        )  # fmt: skip
+    return out.logits[:, :-1], out.hidden_states[-1][:, -width - 1 : -1].float()
+
+
+def scorer(reward: Reward, penalty: float) -> Callable[[list[str], list[str], list[bool]], torch.Tensor]:
+    """score(prompts, answers, ended) -> (rows,) in fp32: the reward, less `penalty` for an answer that was cut.
+
+    Raises TrainingError where the reward gives another shape than one number a row, or what is no number.
+    """
+
+    def score(prompts: list[str], texts: list[str], ended: list[bool]) -> torch.Tensor:
+        found = torch.as_tensor(reward(prompts, texts)).detach().float()
+        if found.shape != (len(texts),):
+            what = f"the reward must give one number for each of {len(texts)} answers, shape ({len(texts)},)"
+            raise TrainingError(what, got=tuple(found.shape), remedy="Return a tensor of one dimension.")
+        for row in (~found.isfinite()).nonzero().flatten().tolist():
+            what = f"the reward of an answer is no number ({found[row].item()})"
+            remedy = "Make the reward finite for every text, the empty one and very long ones included."
+            raise TrainingError(what, got=texts[row], remedy=remedy)
+        return found - penalty * (~torch.tensor(ended, device=found.device)).float()
+
+    return score
+
+
+def averages(batch: dict) -> dict[str, float]:
+    """What a batch of answers says: reward and KL per answer, entropy per token, length in tokens, share that ended."""
+    mask = batch["mask"]
+    kl = (ppo.kl_k1(batch["log_probs"] - batch["ref_log_probs"]) * mask).sum(1).mean()
+    return {
+        "reward": batch["scores"].mean().item(),
+        "kl": kl.item(),
+        "entropy": ppo.masked_mean(batch["entropy"], mask).item(),
+        "explained_variance": ppo.explained_variance(batch["values"], batch["returns"], mask).item(),
+        "answer_length": mask.sum(1).float().mean().item(),
+        "ended": batch["ended"].float().mean().item(),
+    }

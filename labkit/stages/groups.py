@@ -1,0 +1,101 @@
+"""RLOO and GRPO, by trl's trainers: PPO without a value model.
+
+Several answers to the same prompt are compared: what one earned beyond the others is the advantage of all its tokens.
+
+    rloo   A_i = R_i - mean of the others' R, KL in the reward, one ratio for the whole answer (Ahmadian et al. 2024)
+    grpo   A_i = (R_i - mean R) / std R, KL (k3) in the loss, a ratio for each token          (Shao et al. 2024)
+
+Answers sampled, updates and reward are those of PPO; of a step's batch, batch_size / generations prompts are different.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from unittest import mock
+
+import transformers
+import trl
+from datasets import Dataset
+
+from labkit import models, rollouts, runs, training
+
+NAMES = {  # trl's names for what it logs -> the lab's
+    "loss": "loss",
+    "reward": "reward",
+    "entropy": "entropy",
+    "clip_ratio/region_mean": "clip_share",
+    "completions/mean_length": "answer_length",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+}
+
+
+class Recorder(transformers.TrainerCallback):
+    """Writes what trl logs to the run, by the lab's steps (a batch of answers), looks at held-out data; obeys stop."""
+
+    def __init__(self, run: runs.Run, updates: int, every: int, at_hand: Callable, stop: threading.Event | None):
+        self.run, self.updates, self.every, self.at_hand, self.stop = run, updates, every, at_hand, stop
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not self.run.history():
+            self.at_hand(0)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        numbers = {NAMES[name]: float(value) for name, value in (logs or {}).items() if name in NAMES}
+        if "reward" in numbers:
+            numbers["kl"] = logs["kl"] * numbers["answer_length"] if "kl" in logs else 0.0  # trl's is per token
+            step = state.global_step // self.updates
+            self.run.log(step, **numbers, seconds=round(self.run.elapsed(), 2))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        step, rest = divmod(state.global_step, self.updates)
+        if not rest and (step % self.every == 0 or state.global_step == state.max_steps):
+            self.at_hand(step)
+        if self.stop is not None and self.stop.is_set():
+            control.should_training_stop = control.should_save = True
+        return control
+
+
+def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: threading.Event | None) -> bool:
+    """Train learner.policy by trl; the other arguments, and what is returned, as in stages.ppo.learn."""
+    config, policy, tokenizer = learner.config, learner.policy, learner.tokenizer
+    updates = config.epochs * config.batch_size // config.minibatch_size  # of each batch of answers
+    policy.generation_config.eos_token_id = stops = rollouts.stops(tokenizer)
+    policy.generate = models.autocast()(policy.generate)
+    rows = [
+        {"prompt": said, "text": text}
+        for batch in prompts
+        for said, text in zip(batch["messages"], batch["prompt"], strict=True)
+    ]
+
+    def reward(completions, completion_ids, text, **_) -> list[float]:
+        ended = [ids[-1:] != [] and ids[-1] in stops for ids in completion_ids]
+        return learner.score(text, [said[0]["content"].strip() for said in completions], ended).tolist()
+
+    def looked(step: int) -> None:
+        at_hand(step)
+        policy.train()
+
+    scaled = {name: getattr(config, name) * updates for name in ("steps", "eval_every", "warmup_steps")}
+    arguments = training.arguments(dataclasses.replace(config, batch_size=config.minibatch_size, **scaled), run)
+    arguments |= {"eval_strategy": "no", "eval_on_start": False, "logging_steps": updates, "logging_first_step": False}
+    options = {
+        **arguments, "beta": config.kl_coef, "epsilon": config.clip, "num_generations": config.generations,
+        "max_completion_length": config.max_new_tokens,
+        "steps_per_generation": config.batch_size // config.minibatch_size,
+        "num_iterations": config.epochs, "disable_dropout": True, "optim": "adamw_torch", "adam_beta2": 0.95,
+        "weight_decay": 0.0, "lr_scheduler_type": "linear",
+    }  # fmt: skip
+    if config.algorithm == "rloo":
+        kind, args = trl.RLOOTrainer, trl.RLOOConfig(**options, normalize_advantages=True)
+    else:
+        kind, args = trl.GRPOTrainer, trl.GRPOConfig(**options)
+    recorder = Recorder(run, updates, config.eval_every, looked, stop)
+    module = f"trl.trainer.{config.algorithm}_trainer.create_model_from_path"
+    with mock.patch(module, lambda *_, **__: learner.reference):  # trl would read it from disk a second time
+        trainer = kind(
+            policy, reward, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
+            callbacks=[recorder],
+        )  # fmt: skip
+    trainer.remove_callback(transformers.PrinterCallback)
+    return training.fit(trainer, run, stop, updates)

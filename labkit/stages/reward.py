@@ -1,0 +1,87 @@
+"""Reward model: one number for an answer, learned from which of two answers is preferred.
+
+P(chosen over rejected) = sigmoid(r(chosen) - r(rejected))        Bradley and Terry 1952
+loss = -log sigmoid(r(chosen) - r(rejected))                      Christiano et al. 2017; Ouyang et al. 2022, eq. 1
+       + center_rewards_coefficient (r(chosen) + r(rejected))^2   Eisenstein et al. 2023: fixes the zero point
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+import trl
+from datasets import Dataset, concatenate_datasets
+
+from labkit import models, preferences, rewards, runs, training
+from labkit.config import RewardConfig
+
+
+def train(
+    config: RewardConfig,
+    source: str | Path,
+    parent: str,
+    *,
+    say: Callable = print,
+    stop: threading.Event | None = None,
+    at_look: Callable | None = None,
+) -> runs.Run:
+    """Make a reward model of the model at `source` (its name or run id: `parent`) and return the run.
+
+    An identical run that has finished is returned as it is. Raises DataError for pairs that prefer nothing, before
+    training; TrainingError where the loss diverges.
+    """
+    data_hash = preferences.data_hash(config.data)
+    run = runs.open_run("reward", config, parent=parent, data_hash=data_hash, fresh=config.retrain)
+    if run.status == "finished":
+        say(f"{run.id} has already run: loaded")
+        return run
+    transformers.set_seed(config.seed)
+    pairs, held_out = preferences.pairs(config.data)
+    model, tokenizer = training.load(run, config, source, rewards.from_language_model)
+    max_length = rewards.context(model)
+    if config.data != "lab":
+        for note in preferences.check(concatenate_datasets([pairs, held_out]), tokenizer, max_length):
+            say(note)
+    pairs = pairs.shuffle(seed=config.seed)
+    pairs = pairs.select(range(min(config.pairs or len(pairs), len(pairs))))
+    held_out = held_out.select(range(min(32 if config.model == "smoke" else 256, len(held_out))))
+
+    recorder = training.Recorder(run, say, stop)
+    if at_look is not None:
+        recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
+    args = trl.RewardConfig(
+        **training.arguments(config, run),
+        max_length=None,  # trl would drop longer pairs; here they are cut, as preferences.check says
+        center_rewards_coefficient=config.center_rewards_coefficient,
+        disable_dropout=False,  # lora_dropout is a knob
+        lr_scheduler_type="linear",
+        optim="adamw_torch",
+        adam_beta2=0.95,
+        weight_decay=0.0,
+    )
+    trainer = trl.RewardTrainer(
+        model, args, processing_class=tokenizer, callbacks=[recorder],
+        train_dataset=tokens(tokenizer, pairs, max_length), eval_dataset=tokens(tokenizer, held_out, max_length),
+    )  # fmt: skip
+    trainer.remove_callback(transformers.PrinterCallback)
+    if training.fit(trainer, run, stop):
+        training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
+        looks = [row for row in run.history() if "held_out_loss" in row]
+        last = {name: looks[-1][name] for name in looks[-1] if name.startswith("held_out")}
+        run.finish(**last, pairs=len(pairs), pairs_seen=config.steps * config.batch_size, **models.weights(model))
+    return run
+
+
+def tokens(tokenizer, pairs: Dataset, max_length: int) -> Dataset:
+    """Pairs as trl's trainer takes them when they are tokens already: chosen_ids and rejected_ids, as scored later."""
+    return Dataset.from_list(
+        [
+            {f"{side}_ids": rewards.encode(tokenizer, row["messages"], row[side], max_length) for side in SIDES}
+            for row in pairs
+        ]
+    )
+
+
+SIDES = ("chosen", "rejected")

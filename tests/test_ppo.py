@@ -1,0 +1,400 @@
+"""PPO: its formulas against hand-computed values and a second writing, a bandit with a known optimum, and the stage."""
+
+import dataclasses
+import json
+import math
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from labkit import models, ppo, preferences, rollouts, runs
+from labkit.config import PPOConfig
+from labkit.errors import ConfigError, DataError, TrainingError
+from labkit.stages import ppo as stage
+
+# The formulas
+
+
+def drawn(seed=0, shape=(5, 7)):
+    """Random numbers of a batch: (rewards, values, others, mask), rows of different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, shape[1] + 1, (shape[0], 1), generator=generator)
+    mask = (torch.arange(shape[1]) < lengths).long()
+    return *(torch.randn(shape, generator=generator) for _ in range(3)), mask
+
+
+def test_gae_by_hand():
+    """Two tokens, gamma 1, lam 0.5: delta = (0 + 2 - 1, 10 - 2), A = (1 + 0.5 x 8, 8)."""
+    advantages, returns = ppo.gae(
+        torch.tensor([[0.0, 10.0, 7.0]]), torch.tensor([[1.0, 2.0, 99.0]]), torch.tensor([[1, 1, 0]]), 1.0, 0.5
+    )
+    assert advantages.tolist() == [[5.0, 8.0, 0.0]] and returns.tolist() == [[6.0, 10.0, 0.0]]
+
+
+def test_gae_is_the_weighted_sum_of_n_step_advantages():
+    """A second writing, from the definition (Schulman 2016, equation 16), row by row and without a recursion."""
+    rewards, values, _, mask = drawn()
+    advantages, returns = ppo.gae(rewards, values, mask, 0.9, 0.8)
+    for row in range(len(mask)):
+        n = int(mask[row].sum())
+        r, v = rewards[row, :n].double().numpy(), np.append(values[row, :n].double().numpy(), 0.0)
+        for t in range(n):
+            delta = [r[k] + 0.9 * v[k + 1] - v[k] for k in range(t, n)]
+            wanted = sum((0.9 * 0.8) ** k * d for k, d in enumerate(delta))
+            assert advantages[row, t].item() == pytest.approx(wanted, abs=1e-5)
+            assert returns[row, t].item() == pytest.approx(wanted + v[t], abs=1e-5)
+        assert advantages[row, n:].abs().sum() == returns[row, n:].abs().sum() == 0
+
+
+def test_gae_with_lam_1_is_the_reward_to_go_less_the_value():
+    rewards, values, _, mask = drawn(1)
+    _, returns = ppo.gae(rewards, values, mask, 1.0, 1.0)
+    to_go = (rewards * mask).flip(1).cumsum(1).flip(1)
+    torch.testing.assert_close(returns, to_go * mask)
+
+
+def test_token_rewards_put_the_score_on_the_last_token():
+    log_pi, log_ref = torch.tensor([[-1.0, -2.0, -9.0]]), torch.tensor([[-1.5, -1.0, -5.0]])
+    found = ppo.token_rewards(torch.tensor([3.0]), log_pi, log_ref, torch.tensor([[1, 1, 0]]), 0.1)
+    torch.testing.assert_close(found, torch.tensor([[-0.05, 3.1, 0.0]]))
+
+
+def test_policy_loss_and_clip_by_hand():
+    """Ratios 1.5 and 0.5 at clip 0.2, each with either sign of the advantage: clipped where it would go on."""
+    ratio = torch.tensor([[1.5, 1.5, 0.5, 0.5, 1.5]])
+    advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 50.0]])
+    log_pi = ratio.log().requires_grad_()
+    loss, clipped = ppo.policy_loss(
+        log_pi, torch.zeros(1, 5), advantages, torch.tensor([[1, 1, 1, 1, 0]]), clip=0.2
+    )  # fmt: skip
+    assert loss.item() == pytest.approx(-(1.2 - 1.5 + 0.5 - 0.8) / 4) and clipped.item() == 0.5
+    loss.backward()
+    assert log_pi.grad[0].tolist() == pytest.approx([0, 1.5 / 4, -0.5 / 4, 0, 0])
+
+
+def test_losses_in_a_second_writing():
+    log_pi, log_old, advantages, mask = drawn(2)
+    values, old, returns, _ = drawn(3)
+    policy, counted, value = [], [], []
+    for b, t in mask.nonzero().tolist():
+        ratio, advantage = math.exp(log_pi[b, t] - log_old[b, t]), advantages[b, t].item()
+        policy.append(min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage))
+        counted.append((ratio > 1.2 and advantage > 0) or (ratio < 0.8 and advantage < 0))
+        near = old[b, t].item() + min(max(values[b, t].item() - old[b, t].item(), -0.3), 0.3)
+        value.append(max((values[b, t].item() - returns[b, t].item()) ** 2, (near - returns[b, t].item()) ** 2) / 2)
+    loss, clipped = ppo.policy_loss(log_pi, log_old, advantages, mask, 0.2)
+    assert loss.item() == pytest.approx(-np.mean(policy), rel=1e-4) and clipped.item() == pytest.approx(
+        np.mean(counted)
+    )
+    assert ppo.value_loss(values, old, returns, mask, 0.3).item() == pytest.approx(np.mean(value), rel=1e-4)
+
+
+def test_whitening_looks_at_the_mask_only():
+    values, _, _, mask = drawn(4)
+    white = ppo.whiten(values + 100 * (1 - mask), mask)
+    kept = white[mask.bool()]
+    assert kept.mean().abs() < 1e-5 and kept.std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
+    assert white[~mask.bool()].abs().sum() == 0
+    torch.testing.assert_close(ppo.whiten(5 * values + 3, mask), ppo.whiten(values, mask), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 2.0])
+def test_kl_estimators_on_categorical_distributions(scale):
+    """k1 and k3 have the KL as their mean, and k3 varies less; k2 is biased (Schulman 2020)."""
+    generator = torch.Generator().manual_seed(0)
+    pi, ref = (torch.randn(12, generator=generator).double().mul(scale).log_softmax(0) for _ in range(2))
+    kl = torch.nn.functional.kl_div(ref, pi, log_target=True, reduction="sum").item()
+    words = torch.multinomial(pi.exp(), 200_000, replacement=True, generator=generator)
+    k1, k2, k3 = (k((pi - ref)[words]) for k in (ppo.kl_k1, ppo.kl_k2, ppo.kl_k3))
+    for unbiased in (k1, k3):
+        assert abs(unbiased.mean().item() - kl) < 3 * unbiased.std().item() / math.sqrt(len(words))
+    for k in (ppo.kl_k1, ppo.kl_k3):
+        assert (pi.exp() * k(pi - ref)).sum().item() == pytest.approx(kl, rel=1e-9)
+    assert abs((pi.exp() * ppo.kl_k2(pi - ref)).sum().item() - kl) > 1e-3 * kl
+    assert k3.min() >= 0 and k2.min() >= 0 > k1.min()
+    assert k3.std() < k1.std() or scale == 2.0  # far from the reference ref / pi can be large
+
+
+def test_entropy_log_probs_and_explained_variance():
+    logits = torch.zeros(2, 3, 8)
+    assert ppo.entropy(logits).allclose(torch.tensor(math.log(8)))
+    assert ppo.log_probs(logits, torch.ones(2, 3, dtype=torch.long)).allclose(torch.tensor(-math.log(8)))
+    returns, _, _, mask = drawn(5)
+    assert ppo.explained_variance(returns, returns, mask) == 1
+    assert ppo.explained_variance(torch.zeros_like(returns) + 4, returns, mask).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_kl_coefficient_follows_its_target():
+    assert ppo.adapted_kl_coef(0.1, kl=6.0, target=6.0, rows=64, horizon=1000) == 0.1
+    assert ppo.adapted_kl_coef(0.1, kl=6.6, target=6.0, rows=100, horizon=1000) == pytest.approx(0.1 * 1.01)
+    assert ppo.adapted_kl_coef(0.1, kl=600, target=6.0, rows=100, horizon=1000) == pytest.approx(0.1 * 1.02)
+    assert ppo.adapted_kl_coef(0.1, kl=0.0, target=6.0, rows=100, horizon=1000) == pytest.approx(0.1 * 0.98)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_a_bandit_reaches_its_closed_form_optimum(beta):
+    """Answers of one token: PPO must end at pi* = pi_ref exp(r / beta) / Z, within 0.02 total variation."""
+    torch.manual_seed(0)
+    arms, rows = 6, 1024
+    reference = torch.log_softmax(torch.randn(arms), 0)
+    score = torch.randn(arms)
+    best = torch.softmax(reference + score / beta, 0)
+    logits, value = reference.clone().requires_grad_(), torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.Adam([logits, value], lr=0.05)
+    mask, steps = torch.ones(rows, 1), 250
+    for step in range(steps):
+        arm = torch.multinomial(logits.detach().softmax(0), rows, replacement=True)[:, None]
+        old, old_values = logits.detach().log_softmax(0)[arm], value.detach().expand(rows, 1)
+        rewards = ppo.token_rewards(score[arm[:, 0]], old, reference[arm], mask, beta)
+        advantages, returns = ppo.gae(rewards, old_values, mask, 1.0, 0.95)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * (1 - step / steps)
+        for _ in range(3):
+            log_pi = ppo.log_probs(logits.expand(rows, 1, arms), arm)
+            loss, _ = ppo.policy_loss(log_pi, old, advantages, mask, 0.2)
+            loss = loss + ppo.value_loss(value.expand(rows, 1), old_values, returns, mask, 1.0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    distance = {name: (p - best).abs().sum().item() / 2 for name, p in
+                (("learned", logits.detach().softmax(0)), ("reference", reference.exp()))}  # fmt: skip
+    assert distance["learned"] < 0.02 < 0.1 < distance["reference"]
+
+
+# The stage
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model in a folder, and small pairs."""
+    root = tmp_path_factory.mktemp("ppo")
+    words = ["river", "stone", "lamp", "house", "dog", "cat"]
+    pairs = [{"prompt": f"Say {a} {b}", "chosen": f"{a} {b}.", "rejected": f"{b}!"} for a in words for b in words]
+    (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    tokenizer = models.train_tokenizer([row["prompt"] + row["chosen"] for row in pairs], 320)
+    models.new_model(tokenizer, hidden_size=32, layers=2, heads=2, seed=0).save_pretrained(root / "model")
+    tokenizer.save_pretrained(root / "model")
+    return root
+
+
+def configuration(folder, **options):
+    few = {
+        "steps": 3,
+        "batch_size": 8,
+        "minibatch_size": 4,
+        "eval_every": 2,
+        "max_new_tokens": 6,
+        "learning_rate": 1e-3,
+    }
+    return PPOConfig(**{"model": str(folder / "model"), "data": str(folder / "pairs.jsonl"), **few, **options})
+
+
+def quiet(*_):
+    pass
+
+
+def short(prompts, texts):
+    """A reward: the fewer letters, the better."""
+    return torch.tensor([-0.1 * len(text) for text in texts])
+
+
+def go(folder, config, **options):
+    return stage.train(config, folder / "model", "tiny", say=quiet, **{"reward_function": short, **options})
+
+
+def learner(folder, config):
+    torch.manual_seed(0)
+    model, tokenizer = models.load(folder / "model")
+    model = stage.adapters.attach(model, config)
+    critic = models.load(folder / "model")[0] if config.value_model == "separate" else None
+    return stage.Learner(config, model, tokenizer, rollouts.scorer(short, 1.0), critic)
+
+
+def rows(folder, config, n=8):
+    return preferences.pairs(config.data)[0][:n]
+
+
+@pytest.mark.parametrize("options", [{}, {"tuning": "lora"}, {"value_model": "separate"}])
+def test_the_ratio_is_1_before_the_first_update(folder, options):
+    config = configuration(folder, **options)
+    one = learner(folder, config)
+    one.update(one.experience(rows(folder, config)))  # an adapter starts at 0: move it first
+    batch = one.experience(rows(folder, config))
+    batch |= {"whitened": ppo.whiten(batch["advantages"], batch["mask"])}
+    for part in one.minibatches(batch):
+        logits, hidden = rollouts.forward(one.policy, part)
+        tokens = part["ids"][:, -part["mask"].shape[1] :]
+        assert torch.equal(ppo.log_probs(logits, tokens) * part["mask"], part["log_probs"] * part["mask"])
+        assert torch.equal(one.critic(hidden, part), part["values"])
+        loss, clipped, _ = one.losses(part)
+        assert clipped == 0 and loss.item() == pytest.approx(-ppo.masked_mean(part["whitened"], part["mask"]).item())
+
+
+def test_log_probs_are_those_of_generation(folder):
+    """The padding on the left changes nothing: each row alone, without any, has the same log-probabilities."""
+    config = configuration(folder)
+    one = learner(folder, config)
+    batch = one.experience(rows(folder, config))
+    width = batch["mask"].shape[1]
+    for row in range(8):
+        kept = batch["attention"][row].bool()
+        ids, n = batch["ids"][row][kept], int(batch["mask"][row].sum())
+        with torch.no_grad():
+            log_p = one.policy(input_ids=ids[None]).logits[0].float().log_softmax(-1)
+        wanted = log_p[-n - 1 : -1].gather(1, ids[-n:, None])[:, 0]
+        torch.testing.assert_close(batch["log_probs"][row, :n], wanted, rtol=0.02, atol=0.05)  # bf16
+        assert batch["mask"][row, n:].sum() == 0 and n <= width
+
+
+def test_an_answer_ends_with_its_first_end_token(folder):
+    _, tokenizer = models.load(folder / "model")
+    end, word = tokenizer.eos_token_id, 40
+
+    class Model(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def generate(self, input_ids, **_):
+            said = torch.tensor([[word, end, end, end], [word, word, word, word], [end, end, end, end]])
+            return torch.cat([input_ids, said], dim=1)
+
+    messages = [[{"role": "user", "content": "Say dog"}]] * 3
+    batch, texts = rollouts.sample(Model(), tokenizer, messages, 4)
+    assert batch["mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    assert batch["ended"].tolist() == [True, False, True] and texts[2] == ""
+    assert texts[1] == tokenizer.decode([word] * 4).strip()
+    scored = rollouts.scorer(lambda prompts, said: torch.zeros(3), 1.5)(["a"] * 3, texts, batch["ended"].tolist())
+    assert scored.tolist() == [0.0, -1.5, 0.0]
+
+
+@pytest.mark.parametrize("value_model", ["shared", "separate"])
+def test_full_tuning_moves_every_weight_and_leaves_the_reference(folder, value_model):
+    config = configuration(folder, value_model=value_model)
+    one = learner(folder, config)
+    start = {name: weight.detach().clone() for name, weight in one.trainable().items()}
+    before = [weight.clone() for weight in one.reference.parameters()]
+    for _ in range(2):
+        one.update(one.experience(rows(folder, config)))
+    assert all(torch.equal(a, b) for a, b in zip(before, one.reference.parameters(), strict=True))
+    assert all(not torch.equal(start[name], weight) for name, weight in one.trainable().items())
+    assert any(name.startswith("critic.model") for name in start) is (value_model == "separate")
+
+
+def test_with_lora_only_adapter_and_head_move(folder):
+    config = configuration(folder, tuning="lora", lora_rank=4)
+    one = learner(folder, config)
+    assert one.reference is None
+    both = {**dict(one.policy.named_parameters()), **dict(one.critic.named_parameters())}
+    start = {name: weight.detach().clone() for name, weight in both.items()}
+    first = one.experience(rows(folder, config))
+    assert torch.equal(first["log_probs"], first["ref_log_probs"])  # an adapter starts as nothing
+    for _ in range(2):
+        one.update(one.experience(rows(folder, config)))
+    moved = {name for name, weight in both.items() if not torch.equal(start[name], weight)}
+    assert moved == {name for name in both if "lora" in name or name.startswith("head")}
+    torch.manual_seed(1)
+    again = one.experience(rows(folder, config))
+    assert not torch.equal(again["log_probs"], again["ref_log_probs"])
+
+
+def test_a_reward_is_earned_and_the_run_is_found_again(folder, store):
+    config = configuration(folder, steps=25, batch_size=32, minibatch_size=16, kl_coef=0.0, eval_every=25)
+    run = go(folder, config)
+    looks = [row["held_out_reward"] for row in run.history() if "held_out_reward" in row]
+    rewards = [row["reward"] for row in run.history() if "reward" in row]
+    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.05 and len(looks) == 2
+    last = run.history()[-2]
+    for name in ("kl", "entropy", "clip_share", "value_loss", "explained_variance", "answer_length", "seconds"):
+        assert math.isfinite(last[name])
+    assert run.metrics["models_in_memory"] == 2 and run.metrics["answers_seen"] == 25 * 32
+    worked = json.loads((run.path / "rollout.json").read_text())
+    tensors = {name: torch.tensor(worked[name]) for name in ("rewards", "values", "mask", "advantages")}
+    found, _ = ppo.gae(tensors["rewards"], tensors["values"], tensors["mask"], config.gamma, config.lam)
+    torch.testing.assert_close(found, tensors["advantages"])
+    model, _ = models.load(run.checkpoint)
+    assert model.dtype == torch.float32
+    said = []
+    again = stage.train(config, folder / "model", "tiny", say=said.append, reward_function=short)
+    assert again.id == run.id and "already run" in said[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"tuning": "lora", "value_model": "separate"}, {"kl_target": 0.5}])
+def test_a_stop_is_resumed_to_the_same_numbers(folder, monkeypatch, tmp_path, options):
+    config = configuration(folder, steps=4, **options)
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "whole"))
+    whole = go(folder, config).history()
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "stopped"))
+    stop = threading.Event()
+
+    def stop_at_2(run, model, tokenizer):
+        model.train()  # as the bench does
+        if run.history()[-1]["step"] == 2:
+            stop.set()
+
+    run = go(folder, config, stop=stop, at_look=stop_at_2)
+    assert run.status == "stopped" and not run.checkpoint.exists()
+    stop.clear()
+    again = go(folder, config, stop=stop)
+    assert again.id == run.id and again.status == "finished"
+    for name in ("reward", "kl", "loss", "held_out_reward"):
+        found, wanted = ([row[name] for row in rows if name in row] for rows in (again.history(), whole))
+        assert found == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+
+def test_eval_every_does_not_change_the_result(folder, store):
+    config = configuration(folder, steps=4)
+    numbers = []
+    for every in (1, 4):
+        run = go(folder, dataclasses.replace(config, eval_every=every, retrain=True))
+        numbers.append([row["reward"] for row in run.history() if "reward" in row])
+    assert numbers[0] == numbers[1]
+
+
+BAD = {
+    "shape": (lambda prompts, texts: torch.zeros(len(texts), 1), "one number for each of 1 answers"),
+    "one number for all": (lambda prompts, texts: torch.tensor(1.0), "one number for each"),
+    "NaN": (lambda prompts, texts: torch.full((len(texts),), math.nan), "no number"),
+    "infinity": (lambda prompts, texts: torch.full((len(texts),), math.inf), "no number"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_reward_is_refused_before_training(folder, store, fault):
+    reward, says = BAD[fault]
+    with pytest.raises(TrainingError, match=says) as caught:
+        go(folder, configuration(folder), reward_function=reward)
+    assert caught.value.remedy
+    assert runs.all_runs("ppo")[0].status == "failed" and runs.all_runs("ppo")[0].history() == []
+
+
+def test_a_loss_that_is_no_number_is_halted(folder, store):
+    with pytest.raises(TrainingError, match="no number at step 1"):
+        go(folder, configuration(folder, value_coef=100.0), reward_function=lambda p, t: torch.full((len(t),), 3e37))
+
+
+def test_bad_settings_are_refused(folder, store):
+    with pytest.raises(ConfigError, match="must divide batch_size"):
+        PPOConfig(batch_size=10, minibatch_size=4)
+    with pytest.raises(ConfigError, match="must divide minibatch_size"):
+        PPOConfig(algorithm="rloo", generations=5)
+    with pytest.raises(ConfigError, match="needs algorithm"):
+        PPOConfig(generations=8)
+    with pytest.raises(ConfigError, match="room for a prompt"):
+        go(folder, configuration(folder, max_new_tokens=8000))
+    long = folder / "long.jsonl"
+    long.write_text("".join(json.dumps({"prompt": "dog " * 2000, "chosen": "a", "rejected": "b"}) + "\n" for _ in "ab"))
+    with pytest.raises(DataError, match="fills the context"):
+        go(folder, configuration(folder, data=str(long)))
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_rloo_and_grpo_by_trl(folder, store, algorithm, tuning):
+    config = configuration(folder, algorithm=algorithm, tuning=tuning, generations=2, eval_every=3)
+    run = go(folder, config)
+    assert run.status == "finished"
+    steps = [row["step"] for row in run.history() if "reward" in row]
+    assert steps == [1, 2, 3] and [row["step"] for row in run.history() if "held_out_reward" in row] == [0, 3]
+    before, after = models.load(folder / "model")[0], models.load(run.checkpoint)[0]
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
