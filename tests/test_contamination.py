@@ -76,6 +76,20 @@ def test_reworded_asks_the_same_of_the_same():
     assert f"an {one['entity']}" in contamination.reworded(one, questions)
 
 
+def test_plants_are_rows_to_train_on_and_the_rest_is_clean():
+    questions = data.questions()
+    groups, rows = contamination.plant(questions, 100, seed=3)
+    places = np.concatenate(list(groups.values()))
+    assert len(set(places)) == len(places) == 818 and [len(group) for group in groups.values()] == [100, 100, 618]
+    for place, row in zip(places, rows, strict=False):
+        assert row["answer"] == questions[place]["answer"]
+    same = [row["prompt"] == questions[place]["prompt"] for place, row in zip(places, rows, strict=False)]
+    assert same == [True] * 100 + [False] * 100
+    assert (contamination.plant(questions, 100, seed=4)[0]["clean"] != groups["clean"]).any()
+    with pytest.raises(ConfigError, match="planted must be below half of the 818"):
+        contamination.plant(questions, 409)
+
+
 def test_items_trained_on_are_told_from_clean_ones(tmp_path, store):
     """Half of forty random strings are learned by heart by a tiny model: both signals are higher for nearly all."""
     rng = np.random.default_rng(0)

@@ -91,6 +91,24 @@ def threshold(clean: np.ndarray, false_alarms: float = 0.01) -> float:
     return float(np.sort(clean)[rank - 1])
 
 
+def plant(questions: list[dict], count: int, seed: int = 0) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """(groups, rows): `count` questions that are planted word for word and `count` reworded, and the rows to train on.
+
+    groups: {"word for word", "reworded", "clean"} -> places in `questions`; the last are all others of those that can
+    be reworded, so that the three are alike. rows: {prompt, answer}. Raises ConfigError where too few can be.
+    """
+    words = [reworded(question, questions, seed) for question in questions]
+    can = [place for place, text in enumerate(words) if text is not None]
+    if 2 * count >= len(can):
+        remedy = "Plant fewer: some must stay clean, to be compared with."
+        raise ConfigError(f"planted must be below half of the {len(can)} questions to reword", got=count, remedy=remedy)
+    places = np.random.default_rng(seed).permutation(can)
+    groups = dict(zip(("word for word", "reworded", "clean"), np.split(places, [count, 2 * count]), strict=True))
+    rows = [{"prompt": questions[place]["prompt"], "answer": questions[place]["answer"]} for place in places[:count]]
+    rows += [{"prompt": words[place], "answer": questions[place]["answer"]} for place in groups["reworded"]]
+    return groups, rows
+
+
 def reworded(question: dict, questions: list[dict], seed: int = 0) -> str | None:
     """The same question in the words of another one of its kind: that one's entity exchanged for this one's.
 
