@@ -4,6 +4,7 @@ What a field may hold stands beside it (`option`); a value of wrong type or rang
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,6 +14,8 @@ from labkit.fields import check_names, checked, option, why_disabled
 
 # what model = "smoke" makes of values left at their defaults; what "smol" does, a Config's SMOL says
 SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1}
+SMOKE |= {"sampled_questions": 4, "samples": 8, "pair_counts": "8,16", "proxy_steps": 2, "kl_coefs": "0.1"}
+SMOKE |= {"ppo_steps": 2, "planted": 20, "passes": 1}
 
 
 def _retrain():
@@ -368,6 +371,35 @@ class RewardConfig(TuningConfig):
     retrain: bool = _retrain()
 
 
+@dataclass(frozen=True, kw_only=True)
+class GoodhartConfig(Config):
+    """Notebook 14: what becomes of a measure, a reward or a benchmark, that selection or training aims at."""
+
+    seeds: int = option(3, "Repetitions, each with its own model, pairs and samples.", low=1, high=20, unit="seeds")
+    sampled_questions: int = option(32, "Test questions to sample answers to.", low=2, high=500, unit="questions")
+    samples: int = option(256, "Answers sampled to each question; the largest n.", low=2, high=4096, unit="answers")
+    confound: str = option(
+        "shorter", "Which answer is the chosen one in nearly every pair.", choices=("none", "shorter", "longer")
+    )
+    noise: float = option(0.0, "Share of the pairs whose labels are exchanged.", low=0.0, high=0.5)
+    pair_counts: str = option("32,128,512", "Numbers of pairs that reward models learn from, parted by commas.")
+    proxy_steps: int = option(60, "Steps of 8 pairs that a reward model trains for.", low=1, high=100_000, unit="steps")
+    kl_coefs: str = option("0.3,0.03,0.0", "Prices of a nat, falling, that PPO pays in turn, parted by commas.")
+    ppo_steps: int = option(20, "Steps of each PPO run.", low=1, high=100_000, unit="steps")
+    planted: int = option(200, "Test questions put into training, and as many reworded ones.", low=2, high=350)
+    passes: int = option(4, "Times that each planted question is trained on.", low=1, high=1000)
+    retrain: bool = _retrain()
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, number, kind in (("pair_counts", r"[1-9]\d*", "whole"), ("kl_coefs", r"\d+(\.\d+)?", "decimal")):
+            if not all(re.fullmatch(number, part.strip()) for part in getattr(self, name).split(",")):
+                remedy = f'Write for example {name} = "{type(self).__dataclass_fields__[name].default}".'
+                raise ConfigError(
+                    f"{name} must be {kind} numbers parted by commas", got=getattr(self, name), remedy=remedy
+                )
+
+
 STAGES: dict[str, type[Config]] = {
     "pretrain": PretrainConfig,
     "sft": SFTConfig,
@@ -386,6 +418,7 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "06_ppo": PPOConfig,
     "07_dpo": DPOConfig,
     "08_orpo": ORPOConfig,
+    "14_goodhart": GoodhartConfig,
 }
 
 

@@ -98,6 +98,18 @@ def points(found: dict[str, tuple], *, title: str, x: str, y: str) -> go.Figure:
     return figure
 
 
+def bands(found: dict[str, tuple], *, title: str, x: str, y: str) -> go.Figure:
+    """A line for each name, from (xs, middles, lows, highs), inside its interval."""
+    figure = _figure(title, x, y)
+    for (name, (xs, middles, lows, highs)), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
+        both = {"x": [*xs, *reversed(xs)], "y": [*highs, *reversed(lows)], "fill": "toself", "hoverinfo": "skip"}
+        figure.add_scatter(
+            **both, mode="none", fillcolor=colour, opacity=0.18, legendgroup=name, showlegend=False, name=name
+        )
+        figure.add_scatter(x=xs, y=middles, name=name, mode="lines+markers", line_color=colour, legendgroup=name)
+    return figure
+
+
 def histogram(values, marks: list[float], *, title: str, x: str) -> go.Figure:
     """Shares of values in 200 bins, with a vertical line at each mark."""
     counts, edges = np.histogram(values, bins=200)
