@@ -28,6 +28,7 @@ _NAMES = {  # public name -> the module that holds it
     "DPOConfig": "config",
     "ORPOConfig": "config",
     "PPOConfig": "config",
+    "ShowdownConfig": "config",
     "LabError": "errors",
     "Run": "runs",
     "describe_versions": "runs",
@@ -40,7 +41,7 @@ _NAMES = {  # public name -> the module that holds it
 _MODULES = (
     *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch"),
     *("fields", "health", "lineage", "models", "parameters", "pipeline", "ppo", "preferences", "rack", "records"),
-    *("rewards", "rollouts", "runs", "stages", "training", "ui", "verdicts"),
+    *("rewards", "rollouts", "runs", "showdown", "stages", "training", "ui", "verdicts"),
 )
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])

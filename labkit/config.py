@@ -16,6 +16,7 @@ from labkit.fields import check_names, checked, option, why_disabled
 SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1}
 SMOKE |= {"sampled_questions": 4, "samples": 8, "pair_counts": "8,16", "proxy_steps": 2, "kl_coefs": "0.1"}
 SMOKE |= {"ppo_steps": 2, "planted": 20, "passes": 1}
+SMOKE |= {"budget": 40_000}
 
 
 def _retrain():
@@ -372,6 +373,20 @@ class RewardConfig(TuningConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShowdownConfig(Config):
+    """Notebook 09: every way of preference tuning from one parent, on the same pairs, for the same compute."""
+
+    seeds: int = option(3, "Trainings of each method, all from the same parent.", low=1, high=20, unit="seeds")
+    budget: int = option(
+        600_000, "Compute of each method: a token forward is 1, backward 2 more.", low=1, high=10**12, unit="passes"
+    )
+    learning_rate: float = _learning_rate(1e-4)
+    samples: int = option(8, "Answers that best-of-n chooses from.", low=2, high=256, unit="answers")
+    data: str = option("lab", 'The preference pairs: "lab", a JSONL or parquet file, a dataset\'s folder or Hub id.')
+    retrain: bool = _retrain()
+
+
+@dataclass(frozen=True, kw_only=True)
 class GoodhartConfig(Config):
     """Notebook 14: what becomes of a measure, a reward or a benchmark, that selection or training aims at."""
 
@@ -418,6 +433,7 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "06_ppo": PPOConfig,
     "07_dpo": DPOConfig,
     "08_orpo": ORPOConfig,
+    "09_alignment_showdown": ShowdownConfig,
     "14_goodhart": GoodhartConfig,
 }
 
