@@ -86,12 +86,13 @@ def shares(scores: dict[str, dict[str, tuple]], names: dict[str, str], *, title:
     return figure
 
 
-def points(found: dict[str, tuple], *, title: str, x: str, y: str) -> go.Figure:
+def points(found: dict[str, tuple], *, title: str, x: str, y: str, colours: dict | None = None) -> go.Figure:
     """One labelled point for each name, from (x, share, low, high): x on a logarithmic axis, intervals drawn."""
     figure = _figure(title, x, y)
-    for (name, (place, share, low, high)), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
+    colours = colours or dict(zip(found, cycle(COLOURS.values()), strict=False))
+    for name, (place, share, low, high) in found.items():
         error = {"type": "data", "array": [high - share], "arrayminus": [share - low]}
-        marker = {"color": colour, "size": 10}
+        marker = {"color": colours[name], "size": 10}
         figure.add_scatter(x=[place], y=[share], error_y=error, name=name, mode="markers", marker=marker)
     figure.update_xaxes(type="log")
     figure.update_yaxes(tickformat=".0%")
