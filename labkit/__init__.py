@@ -29,6 +29,10 @@ _NAMES = {  # public name -> the module that holds it
     "ORPOConfig": "config",
     "PPOConfig": "config",
     "ShowdownConfig": "config",
+    "BenchmarksConfig": "config",
+    "ArenaConfig": "config",
+    "WordMetricsConfig": "config",
+    "JudgeConfig": "config",
     "LabError": "errors",
     "Run": "runs",
     "describe_versions": "runs",
@@ -40,8 +44,8 @@ _NAMES = {  # public name -> the module that holds it
 }
 _MODULES = (
     *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch"),
-    *("fields", "health", "lineage", "models", "parameters", "pipeline", "ppo", "preferences", "rack", "records"),
-    *("rewards", "rollouts", "runs", "showdown", "stages", "training", "ui", "verdicts"),
+    *("fields", "gate", "health", "lineage", "models", "on_policy", "parameters", "pipeline", "ppo", "preferences"),
+    *("rack", "records", "rewards", "rollouts", "runs", "showdown", "stages", "training", "ui", "verdicts"),
 )
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])

@@ -8,15 +8,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from labkit.errors import ConfigError
 from labkit.fields import check_names, checked, option, why_disabled
 
 # what model = "smoke" makes of values left at their defaults; what "smol" does, a Config's SMOL says
 SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1}
+SMOKE |= {"limit": 8, "votes": 40, "repeats": 2}
 SMOKE |= {"sampled_questions": 4, "samples": 8, "pair_counts": "8,16", "proxy_steps": 2, "kl_coefs": "0.1"}
 SMOKE |= {"ppo_steps": 2, "planted": 20, "passes": 1}
 SMOKE |= {"budget": 40_000}
+SMOKE |= {"tokenizer_steps": 2, "judged_pairs": 12, "judge": "smoke"}
 
 
 def _retrain():
@@ -88,6 +91,17 @@ class Config:
 class StartConfig(Config):
     """Notebook 00: the question put to every stage."""
 
+    retrain: bool = _retrain()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArenaConfig(Config):
+    """Notebook 13: blind votes turned into ratings."""
+
+    votes: int = option(300, "Votes that the scripted voter casts.", low=1, high=10_000, unit="votes")
+    noise: float = option(0.1, "Share of its votes that a coin decides.", low=0.0, high=1.0)
+    repeats: int = option(8, "Series of votes in which ways to choose pairs are compared.", low=2, high=200)
+    goal: int = option(50, "Votes of your own to aim at.", low=1, high=10_000, unit="votes")
     retrain: bool = _retrain()
 
 
@@ -415,6 +429,73 @@ class GoodhartConfig(Config):
                 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchmarksConfig(Config):
+    """Notebook 11: the stages on benchmarks, and one model that has seen the test."""
+
+    limit: int = option(0, "Items of each benchmark that are asked; 0 means all.", low=0, high=100_000, unit="items")
+    steps: int = _steps(80)
+    learning_rate: float = _learning_rate(2e-3)
+    samples: int = option(10, "Programs drawn for each small function.", low=5, high=1000, unit="programs")
+    retrain: bool = _retrain()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordMetricsConfig(Config):
+    """Notebook 10: perplexity, BLEU, ROUGE, and what they miss."""
+
+    window: int = option(128, "Tokens that the model reads at once.", low=8, high=32_768, unit="tokens")
+    stride: int = option(32, "Tokens that the window moves on by; small is exact and slow.", low=1, high=32_767)
+    vocab_size: int = option(
+        512, "Vocabulary of the second tokenizer; the first has 4096.", low=300, high=262_144, unit="tokens"
+    )
+    tokenizer_steps: int = option(
+        100, "Pretraining steps of the model of each tokenizer.", low=1, high=1_000_000, unit="steps"
+    )
+    timed_answers: int = option(64, "Answers generated and scored against the clock.", low=2, high=100_000)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.stride >= self.window:
+            remedy = f"Write for example stride = {self.window // 4}."
+            raise ConfigError("stride must be less than window", got=self.stride, remedy=remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig(Config):
+    """Notebook 12: an LLM as judge, and an audit of the judge."""
+
+    judge: str = option("smol", "The judge: a model as in `model`, or the name of a model at base_url.")
+    base_url: str = option("", 'An OpenAI-compatible API such as "http://localhost:8000/v1"; empty: a model here.')
+    key_variable: str = option("OPENAI_API_KEY", "The environment variable that holds the API's key; never the key.")
+    price_in: float = option(0.0, "Price of a million tokens sent; 0: not known.", low=0.0, high=1e6)
+    price_out: float = option(0.0, "Price of a million tokens received; 0: not known.", low=0.0, high=1e6)
+    timeout: float = option(60.0, "Seconds for one request.", low=0.1, high=3600.0, unit="seconds")
+    judged_pairs: int = option(
+        120, "Pairs of answers in the audit; each is judged twice.", low=4, high=100_000, unit="pairs"
+    )
+    wording: str = option("plain", "The judge's prompt that is audited.", choices=("plain", "rubric", "reference"))
+    min_kappa: float = option(0.4, "Agreement that a judge must show: its interval above this.", low=0.0, high=1.0)
+    min_consistency: float = option(0.6, "Share of pairs judged alike with sides swapped, likewise.", low=0.0, high=1.0)
+    max_bias: float = option(0.25, "Size that the interval of a bias must stay below.", low=0.0, high=1.0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.base_url:
+            check_base_url(self.base_url)
+
+
+def check_base_url(url: str) -> None:
+    """Raise ConfigError unless it is an API's address without name, password or query: records keep it."""
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        remedy = "Put the key into an environment variable and name that in key_variable."
+        raise ConfigError("base_url must hold no name, password or query: records keep it", remedy=remedy)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        remedy = 'Write for example base_url = "http://localhost:8000/v1".'
+        raise ConfigError("base_url must be the address of an API", got=url, remedy=remedy)
+
+
 STAGES: dict[str, type[Config]] = {
     "pretrain": PretrainConfig,
     "sft": SFTConfig,
@@ -434,6 +515,10 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "07_dpo": DPOConfig,
     "08_orpo": ORPOConfig,
     "09_alignment_showdown": ShowdownConfig,
+    "10_word_level_metrics": WordMetricsConfig,
+    "11_benchmarks": BenchmarksConfig,
+    "12_llm_as_judge": JudgeConfig,
+    "13_arena": ArenaConfig,
     "14_goodhart": GoodhartConfig,
 }
 

@@ -312,7 +312,7 @@ import json, labkit
 from labkit import data, models, runs
 from labkit.config import SFTConfig
 from labkit.evaluate.stream import Token
-from labkit.ui import chat, compare, live, plots, tokens
+from labkit.ui import chat, compare, live, plots, tokens, vote
 from labkit.ui.text import safe_html
 
 P = [text.replace("alert(1)", "(window.pwned=1)") for text in json.loads(open("hostile.json").read())]
@@ -329,6 +329,9 @@ talk = chat.Chat(["smoke"])
 talk.columns[0].turns += [chat.Turn(p, [Token(p, 7, 0.5, ((p, 0.5),))], stop="length", note=p, error=p) for p in P]
 talk.columns[0].show()
 talk
+###
+said = [{name: [{"id": "0", "prompt": p, "text": p + name}] for name in ("x", "y")} for p in P]
+chat.widgets.VBox([vote.Vote(one, labels={"x": P[1], "y": P[0]}) for one in said])
 ###
 run = runs.open_run("sft", SFTConfig(model="smoke", steps=2))
 run.finish(loss=1.0)
@@ -367,3 +370,83 @@ def test_hostile_text_is_text_in_every_view(open_notebook, lab):
     shown = notebook.texts()
     assert shown.count("<script>(window.pwned=1)</script>") >= 3  # the text itself is there, to be read
     notebook.shot("hostile")
+
+
+VOTING = """
+from labkit.ui.vote import Vote
+
+said = {
+    name: [{"id": str(n), "prompt": f"Question {n}?", "text": f"<b>{name}</b> says\\n{n} " + "and more " * n}
+           for n in range(20)]
+    for name in ("sft", "dpo", "base")
+}
+view = Vote(said, goal=10)
+view
+"""
+
+
+def test_votes_by_mouse_and_keyboard_are_counted_once(open_notebook, lab):
+    """A vote by mouse, four by keys, a double click, a reload and a restart: the count is what was voted."""
+    about = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(VOTING.strip())], metadata=about)
+    nbformat.write(book, lab[1] / "notebooks" / "voting.ipynb")
+    notebook = open_notebook("voting", height=900)
+    notebook.run_all()
+    page, file = notebook.page, lab[1] / "runs" / "arena" / "votes.jsonl"
+    before = len(file.read_text().splitlines()) if file.exists() else 0
+    root = page.locator(".labkit-vote")
+    root.wait_for(timeout=60_000)
+    count = "document.querySelector('.labkit-vote .count').textContent"
+    assert "told after" in root.get_by_role("status").inner_text()
+    assert not root.locator(".name").all_inner_texts()[0].strip()  # blind
+    assert "<b>" in root.locator(".text").first.inner_text()  # what a model wrote is text
+    notebook.shot("vote_blind")
+    root.get_by_role("button", name="A is better").dblclick()
+    notebook.until(f"{count}.startsWith('1 of 10')", 20)
+    assert "Kept: A is better" in root.get_by_role("status").inner_text()
+    notebook.shot("vote_revealed")
+    for number, key in enumerate(("b", "3", "x", "1"), 2):
+        page.keyboard.press("n")
+        notebook.until("document.querySelector('.labkit-vote [role=status]').textContent.includes('told after')", 20)
+        page.keyboard.press(key)
+        notebook.until(f"{count}.startsWith('{number} of 10')", 20)
+    assert notebook.evaluate("panel.content.widgets.length") == 1  # a, b and x are JupyterLab's elsewhere
+    lines = [json.loads(line) for line in file.read_text().splitlines()][before:]
+    assert [vote["choice"] for vote in lines] == ["a", "b", "tie", "both_bad", "a"]
+    assert len({vote["id"] for vote in lines}) == 5 and {vote["voter"] for vote in lines} == {"human"}
+    notebook.evaluate("app.commands.execute('docmanager:save').then(() => true)")
+    page.reload()
+    notebook.open()
+    notebook.until(f"document.querySelector('.labkit-vote') && {count}.startsWith('5 of 10')", 60)
+    notebook.evaluate("app.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'}).then(() => true)")
+    page.wait_for_timeout(800)
+    notebook.shot("vote_dark")
+    notebook.evaluate("kernel.restart().then(() => true)")
+    notebook.until("kernel.status === 'idle'", 90)
+    notebook.run_all()
+    notebook.until(f"{count}.startsWith('5 of 10')", 60)
+    page.locator(".jp-InputArea-editor").first.click()  # the focus is elsewhere: keys are no votes
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")  # JupyterLab's: a cell below
+    notebook.until("panel.content.widgets.length === 2", 10)
+    assert len(file.read_text().splitlines()) - before == 5
+    assert notebook.complaints == []
+
+
+def test_nothing_serious_for_axe_in_the_vote(open_notebook, lab):
+    from axe_playwright_python.sync_playwright import Axe
+
+    about = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(VOTING.strip())], metadata=about)
+    nbformat.write(book, lab[1] / "notebooks" / "voting_axe.ipynb")
+    notebook = open_notebook("voting_axe", height=900)
+    notebook.run_all()
+    notebook.page.locator(".labkit-vote").wait_for(timeout=60_000)
+    for theme in ("JupyterLab Light", "JupyterLab Dark"):
+        notebook.evaluate(f"app.commands.execute('apputils:change-theme', {{theme: '{theme}'}}).then(() => true)")
+        notebook.page.wait_for_timeout(800)
+        found = Axe().run(notebook.page, context=".labkit-vote").response["violations"]
+        serious = [
+            (row["id"], row["nodes"][0]["html"][:200]) for row in found if row["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], theme

@@ -29,6 +29,7 @@ SOURCES = {  # folder: its files and the columns of their rows (None: a row is a
     "wikipedia": {"leads.jsonl": None},
     "words": {"easy_words.jsonl": None},
     "glossary": {},
+    "humaneval": {},  # packed; see test_code
 }
 COLUMNS = {
     "corpus": {"kind", "text"},

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from labkit import data, models
+from labkit.errors import DataError
 from labkit.evaluate import choices, perplexity
 
 
@@ -34,6 +35,37 @@ def test_perplexity_is_the_exponential_of_the_mean_loss(tiny):
     assert found["low"] <= found["perplexity"] <= found["high"]
     size = sum(len(text.encode()) for text in texts)
     assert found["bits_per_byte"] == pytest.approx(found["nats_per_token"] * tokens / math.log(2) / size)
+
+
+def test_a_stride_is_the_full_context_up_to_what_the_window_holds(tiny):
+    """Every token after the first window is scored once, with window - stride tokens before it at least."""
+    model, tokenizer = tiny
+    text = "The river is long and the stone is old. " * 3
+    ids = [tokenizer.bos_token_id, *tokenizer(text)["input_ids"]]
+    full = perplexity.perplexity(model, tokenizer, [text])
+    for stride in (1, 7, len(ids) - 1):
+        found = perplexity.perplexity(model, tokenizer, [text], max_length=len(ids), stride=stride)
+        assert found == pytest.approx(full)
+    for window, stride in ((12, 1), (12, 5), (16, 15)):
+        found = perplexity.perplexity(model, tokenizer, [text], max_length=window, stride=stride, batch_size=3)
+        nats, end = -log_prob(model, ids[:window], 1), window
+        while end < len(ids):
+            scored, end = end, min(end + stride, len(ids))
+            nats -= log_prob(model, ids[end - window : end], window - (end - scored))
+        assert found["tokens"] == len(ids) - 1
+        assert found["nats_per_token"] == pytest.approx(nats / (len(ids) - 1), rel=5e-3)
+        assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(text.encode()), rel=5e-3)
+
+
+def test_windows_score_every_token_once():
+    for window, stride in ((4, 1), (4, 2), (5, 4), (4, None)):
+        found = perplexity.windows(list(range(11)), window, stride)
+        assert [token for ids, start in found for token in ids[start:]] == list(range(1, 11))
+        assert all(len(ids) == window for ids, _ in found)
+        assert min(start for _, start in found[1:]) >= window - (stride or window - 1)
+    for stride in (0, 4, -1):
+        with pytest.raises(DataError, match="stride must be from 1 to max_length - 1 = 3; got"):
+            perplexity.windows([1, 2, 3], 4, stride)
 
 
 def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity(tiny):

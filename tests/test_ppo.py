@@ -208,7 +208,7 @@ def go(folder, config, **options):
 def learner(folder, config):
     torch.manual_seed(0)
     model, tokenizer = models.load(folder / "model")
-    model = stage.adapters.attach(model, config)
+    model = stage.adapters.attach(model, config, tokenizer)
     return stage.Learner(config, model, tokenizer, rollouts.scorer(short, 1.0))
 
 

@@ -78,3 +78,14 @@ def spread_ratio(one, other, confidence: float = 0.95) -> tuple[float, float, fl
         ratio / float(quantile(0.5 + confidence / 2)) ** 0.5,
         ratio / float(quantile(0.5 - confidence / 2)) ** 0.5,
     )
+
+
+def bootstrap(statistic, *columns, draws: int = 1000, seed: int = 0) -> tuple[float, float, float]:
+    """(statistic(*columns), low, high): 95% percentile interval over rows drawn with replacement (Efron 1979).
+
+    columns: arrays of one length, shape (rows, ...). A row is what is drawn: put what belongs together into one.
+    """
+    columns = [np.asarray(column) for column in columns]
+    places = np.random.default_rng(seed).integers(len(columns[0]), size=(draws, len(columns[0])))
+    found = [statistic(*(column[place] for column in columns)) for place in places]
+    return (float(statistic(*columns)), *map(float, np.quantile(found, [0.025, 0.975])))

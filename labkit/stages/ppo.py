@@ -129,10 +129,8 @@ class Learner:
                 policy_loss, clipped, value_loss = self.losses(parts[place])
                 loss = policy_loss + config.value_coef * value_loss
                 if not math.isfinite(loss.item()):
-                    remedy = "Lower learning_rate or value_coef, or raise kl_coef."
-                    raise TrainingError(
-                        f"the loss is no number at step {self.step + 1}", got=loss.item(), remedy=remedy
-                    )
+                    what = f"the loss is no number at step {self.step + 1}"
+                    raise TrainingError(what, got=loss.item(), remedy="Lower learning_rate or value_coef.")
                 self.optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(self.trainable().values(), 1.0)
@@ -194,16 +192,15 @@ def learn(
             if stop is not None and stop.is_set():
                 raise Stopped
             torch.manual_seed(config.seed * 1_000_003 + learner.step)
-            clock = [time.monotonic()]
+            started = time.monotonic()
             batch = learner.experience(prompts[learner.step])
-            clock.append(time.monotonic())
+            sampled = time.monotonic()
             numbers = rollouts.averages(batch) | learner.update(batch)
-            clock.append(time.monotonic())
+            took = {"seconds_sampling": sampled - started, "seconds_learning": time.monotonic() - sampled}
             if config.kl_target:
                 learner.kl_coef = ppo.adapted_kl_coef(
                     learner.kl_coef, numbers["kl"], config.kl_target, config.batch_size, KL_HORIZON
                 )
-            took = {"seconds_sampling": clock[1] - clock[0], "seconds_learning": clock[2] - clock[1]}
             run.log(learner.step, **numbers, **took, seconds=round(run.elapsed(), 2))
             if learner.step % config.eval_every == 0 or learner.step == config.steps:
                 at_hand(learner.step)
@@ -293,7 +290,7 @@ def train(
         run.info["peaks_mb"] |= {"training": models.peak_mb()}
         training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
         looks = [row for row in run.history() if "held_out_reward" in row]
-        numbers = {name: value for name, value in looks[-1].items() if name.startswith("held_out") or name == "gold"}
+        numbers = {name: value for name, value in looks[-1].items() if name.startswith(("held_out", "gold"))}
         in_memory = 1 + sum(x is not None for x in (learner.reference, learner.critic.model)) + (not reward_function)
         numbers |= {"models_in_memory": in_memory, "answers_seen": config.steps * config.batch_size}
         run.finish(**numbers, **models.weights(model))

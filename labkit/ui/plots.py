@@ -49,14 +49,6 @@ def curves(history: list[dict], names: dict[str, str], *, title: str, y: str) ->
     return figure
 
 
-def lines(x: list[float], found: dict[str, list[float]], *, title: str, label: str, y: str) -> go.Figure:
-    """One line for each name, over x, whose axis is called `label`."""
-    figure = _figure(title, label, y)
-    for (name, values), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
-        figure.add_scatter(x=x, y=values, name=name, mode="lines", line={"color": colour})
-    return figure
-
-
 def tokens(texts: list[str], found: dict[str, list[float]], *, title: str, y: str) -> go.Figure:
     """A group of bars for each token of a text, one bar for each name."""
     figure = _figure(title, "", y)
@@ -66,16 +58,27 @@ def tokens(texts: list[str], found: dict[str, list[float]], *, title: str, y: st
     return figure
 
 
+def lines(at: list[float], series: dict[str, list[float]], *, title: str, x: str, y: str, most: float = 0) -> go.Figure:
+    """Curves over the same places `at`; the axis ends at `most` where it is given."""
+    figure = _figure(title, x, y)
+    for (name, values), colour in zip(series.items(), cycle([*COLOURS.values(), "#56B4E9", "#D55E00"]), strict=False):
+        figure.add_scatter(x=at, y=values, name=name, mode="lines", line={"color": colour})
+    if most:
+        figure.update_yaxes(range=[0, most])
+    return figure
+
+
 def shares(scores: dict[str, dict[str, tuple]], names: dict[str, str], *, title: str) -> go.Figure:
     """Grouped bars of (share, low, high): one colour per model, one group per name, 95% intervals drawn."""
     figure = _figure(title, "", "share of answers")
+    spare = cycle(["#CC79A7", "#56B4E9", "#D55E00", "#0072B2", "#009E73"])  # for what is no stage
     for model, score in scores.items():
         found = [score[name] for name in names]
         figure.add_bar(
             name=model,
             x=list(names.values()),
             y=[share for share, _, _ in found],
-            marker_color=COLOURS.get(model, COLOURS["other"]),
+            marker_color=COLOURS.get(model) or next(spare),
             error_y={
                 "type": "data",
                 "array": [high - share for share, _, high in found],
@@ -108,6 +111,26 @@ def bands(found: dict[str, tuple], *, title: str, x: str, y: str) -> go.Figure:
             **both, mode="none", fillcolor=colour, opacity=0.18, legendgroup=name, showlegend=False, name=name
         )
         figure.add_scatter(x=xs, y=middles, name=name, mode="lines+markers", line_color=colour, legendgroup=name)
+    return figure
+
+
+def estimates(found: dict[str, dict[str, tuple]], *, title: str, x: str, marks: tuple[float, ...] = ()) -> go.Figure:
+    """One row for each name of (estimate, low, high), a colour for each kind {kind: {name: ...}}; infinite ones not.
+
+    Dotted lines at `marks`.
+    """
+    most = max((len(rows) for rows in found.values()), default=0)
+    figure = _figure(title, x, "", height=160 + 34 * most)
+    for (kind, rows), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
+        kept = {name: row for name, row in rows.items() if np.isfinite(row).all()}
+        middle, low, high = np.array(list(kept.values())).reshape(-1, 3).T
+        error = {"type": "data", "array": high - middle, "arrayminus": middle - low}
+        marker = {"color": colour, "size": 10}
+        figure.add_scatter(x=middle, y=list(kept), error_x=error, name=kind, mode="markers", marker=marker)
+    for mark in marks:
+        figure.add_vline(x=mark, line={"color": COLOURS["grey"], "dash": "dot"})
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_layout(showlegend=len(found) > 1, scattermode="group")
     return figure
 
 

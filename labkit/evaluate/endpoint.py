@@ -1,0 +1,182 @@
+"""A model behind an OpenAI-compatible endpoint (POST base_url/chat/completions), as a judge.
+
+The key is read from an environment variable when a request is made and goes into that request's header alone: it is no
+attribute, and what the server or the network says is cleared of it before it is shown.
+"""
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+import httpx
+
+from labkit.config import check_base_url
+from labkit.errors import ConfigError, ModelError
+
+LONGEST_WAIT = 60.0  # seconds, whatever Retry-After says
+LONGEST_REPLY = 4_000_000  # bytes
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_counting = threading.Lock()
+
+
+@dataclass
+class Endpoint:
+    """Asks for a verdict in words and reads its letter. Raises ConfigError for an address or key that cannot be used.
+
+    timeout: seconds for one whole request. tries: requests before giving up on time-outs, broken replies, 408, 429 and
+    5xx, the wait doubling from one second unless Retry-After says how long. price_in, price_out: per million tokens, 0
+    where unknown.
+    """
+
+    base_url: str
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    timeout: float = 60.0
+    tries: int = 5
+    max_tokens: int = 256
+    parallel: int = 4
+    price_in: float = 0.0
+    price_out: float = 0.0
+    sleep: Callable = time.sleep
+    used: dict = field(default_factory=lambda: {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0})
+
+    def __post_init__(self):
+        check_base_url(self.base_url)
+        parts = urlsplit(self.base_url)
+        if not self.model:
+            raise ConfigError("judge must name the endpoint's model", got=self.model, remedy="Ask its GET /models.")
+        if _key(self.key_variable) and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            remedy = f"Use https, or unset {self.key_variable} where the server needs no key."
+            raise ConfigError("base_url must be https for a key to be sent", got=self.base_url, remedy=remedy)
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} at {urlsplit(self.base_url).hostname}"
+
+    def estimate(self, prompts: Sequence[str]) -> dict:
+        """{requests, tokens_in, tokens_out_at_most, cost_at_most} before any request; a token taken as 4 bytes.
+
+        cost_at_most is in the prices' currency, None where a price is unknown. Repeated requests are not in it.
+        """
+        tokens_in = sum(len(prompt.encode()) // 4 + 8 for prompt in prompts)
+        tokens_out = self.max_tokens * len(prompts)
+        return {
+            "requests": len(prompts), "tokens_in": tokens_in, "tokens_out_at_most": tokens_out,
+            "cost_at_most": self._cost(tokens_in, tokens_out),
+        }  # fmt: skip
+
+    def spent(self) -> dict:
+        """What the server has counted up to now: {requests, prompt_tokens, completion_tokens, cost}."""
+        return {**self.used, "cost": self._cost(self.used["prompt_tokens"], self.used["completion_tokens"])}
+
+    def _cost(self, tokens_in: int, tokens_out: int) -> float | None:
+        if not self.price_in or not self.price_out:
+            return None
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
+    def __call__(self, prompts: Sequence[str], options: Sequence[str]) -> list[list[float] | None]:
+        """For each prompt 1 for the option it chose and 0 for the others, or None where no option could be read.
+
+        Raises ModelError where the endpoint refuses, or has failed `tries` times; what is not yet asked is not asked.
+        """
+        chosen = [verdict(reply, options) for reply in self.write(prompts)]
+        return [None if one is None else [float(option == one) for option in options] for one in chosen]
+
+    def write(self, prompts: Sequence[str]) -> list[str]:
+        """What the model writes to each prompt, in their order. Raises ModelError as above."""
+        near = urlsplit(self.base_url).hostname in LOOPBACK  # no proxy stands before this machine itself
+        pool = ThreadPoolExecutor(self.parallel)
+        with httpx.Client(timeout=self.timeout, trust_env=not near) as client:
+            try:
+                return list(pool.map(lambda prompt: self._reply(client, prompt), prompts))
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _reply(self, client: httpx.Client, prompt: str) -> str:
+        for attempt in range(self.tries):
+            fault, pause = "", 2.0**attempt
+            try:
+                status, headers, body = self._post(client, prompt)
+            except httpx.HTTPError as error:  # its text may hold the header: only its kind is told
+                fault = type(error).__name__
+            if not fault and status == 200:
+                try:
+                    return self._read(body)
+                except (ValueError, KeyError, TypeError, IndexError):
+                    fault = "a reply that is no chat completion"
+            elif not fault:
+                fault = f"HTTP {status}: {self._cleared(body)}"
+                if status not in (408, 429) and status < 500:
+                    remedy = f"Check base_url, the model's name and the key in {self.key_variable}."
+                    raise ModelError(f"{self.name} must accept the request", got=fault, remedy=remedy)
+                pause = _retry_after(headers.get("retry-after", "")) or pause
+            if attempt + 1 < self.tries:
+                self.sleep(min(pause, LONGEST_WAIT))
+        remedy = "Wait and run again, or raise tries or timeout."
+        raise ModelError(f"{self.name} must reply within {self.tries} tries", got=fault, remedy=remedy)
+
+    def _post(self, client: httpx.Client, prompt: str) -> tuple[int, httpx.Headers, bytes]:
+        key = _key(self.key_variable)
+        content = {
+            "model": self.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0,
+            "max_tokens": self.max_tokens,
+        }  # fmt: skip
+        address, started, body = self.base_url.rstrip("/") + "/chat/completions", time.monotonic(), b""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        with client.stream("POST", address, json=content, headers=headers, follow_redirects=False) as reply:
+            for part in reply.iter_bytes():
+                body += part
+                if time.monotonic() - started > self.timeout or len(body) > LONGEST_REPLY:
+                    raise httpx.ReadTimeout("too slow or too long")
+            return reply.status_code, reply.headers, body
+
+    def _read(self, body: bytes) -> str:
+        reply = httpx.Response(200, content=body).json()
+        text = reply["choices"][0]["message"]["content"]
+        if not isinstance(text, str):
+            raise TypeError(text)
+        usage = reply.get("usage") or {}
+        with _counting:
+            self.used["requests"] += 1
+            for name in ("prompt_tokens", "completion_tokens"):
+                self.used[name] += int(usage.get(name) or 0)
+        return text
+
+    def _cleared(self, body: bytes) -> str:
+        """The body's beginning, without the key that a server may have repeated in it."""
+        text, key = body.decode("utf-8", "replace"), _key(self.key_variable)
+        return (text.replace(key, "[key]") if key else text)[:200]
+
+
+def verdict(reply: str, options: Sequence[str]) -> str | None:
+    """The option that the reply names last as its verdict ("Verdict: A"), or that is all it says; else None."""
+    names = "|".join(map(re.escape, options))
+    found = re.findall(rf"(?i:verdict)\W*(?:(?:is|answer)\W*)*({names})\b", reply)
+    alone = re.fullmatch(rf"\W*({names})\W*", reply)
+    return found[-1] if found else alone[1] if alone else None
+
+
+def _key(variable: str) -> str:
+    """The key, "" where there is none. Raises ConfigError, without the key, where no header could carry it."""
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigError(f"{variable} must hold a key of one line in plain letters", remedy="Set it again.")
+    return key
+
+
+def _retry_after(value: str) -> float:
+    """Seconds that Retry-After asks for, as a number or as a date; 0 where it says nothing."""
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return 0.0

@@ -1,0 +1,101 @@
+"""The leaderboard: every run with benchmark results, ranked, with what the ranks are worth.
+
+A task's score is normalised so that guessing gives 0 and all right gives 100, then averaged over the tasks, as Open LLM
+Leaderboard 2 does (Fourrier et al. 2024):
+
+    score = 100 mean_tasks max(0, (share - random) / (1 - random))
+
+Whether two ranks are apart is asked of the items, which all runs share: a paired bootstrap of the difference (Koehn
+2004). Where its 95% interval holds 0, the order is noise.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from labkit import lineage, runs
+from labkit.errors import ConfigError
+from labkit.evaluate import benchmarks
+
+METRICS = ("acc_norm", "acc", "pass@1")  # of a task's metrics the first that it has
+
+
+def metric(result: dict) -> str:
+    """The metric that a task is ranked by: acc_norm where it has one, else acc, else pass@1."""
+    return next(name for name in METRICS if name in result["correct"])
+
+
+def normalised(share: float, random: float) -> float:
+    """100 for all right, 0 for what guessing gives or less."""
+    return 100 * max(0.0, (share - random) / (1 - random))
+
+
+def score(results: dict[str, dict]) -> float:
+    """The mean of the normalised scores over {task: result}. Raises ConfigError where there is none."""
+    if not results:
+        raise ConfigError("results must hold at least one task", got=results, remedy="Run a benchmark first.")
+    shares = {task: np.mean(one["correct"][metric(one)]) for task, one in results.items()}
+    return float(np.mean([normalised(shares[task], one["random"]) for task, one in results.items()]))
+
+
+def difference(first: dict[str, dict], second: dict[str, dict], *, draws: int = 2000, seed: int = 0) -> tuple:
+    """(difference of the scores, low, high), 95%, by redrawing the items of each task for both at once.
+
+    first, second: {task: result} of the same tasks and items. Raises ConfigError where they are not.
+    """
+    if {task: one["items"] for task, one in first.items()} != {task: one["items"] for task, one in second.items()}:
+        remedy = "Run the same tasks with the same limit on both."
+        raise ConfigError("two results must be of the same items", got=(sorted(first), sorted(second)), remedy=remedy)
+    rng = np.random.default_rng(seed)
+    total = np.zeros(draws)
+    for task, one in first.items():
+        place = rng.integers(one["items"], size=(draws, one["items"]))
+        for sign, results in ((1, first), (-1, second)):
+            right = np.asarray(results[task]["correct"][metric(one)], dtype=float)
+            shares = right[place].mean(axis=1)
+            total += sign * 100 * np.maximum(0.0, (shares - one["random"]) / (1 - one["random"])) / len(first)
+    low, high = np.quantile(total, [0.025, 0.975])
+    middle = score(first) - score(second)
+    return middle, min(float(low), middle), max(float(high), middle)
+
+
+def stored(tasks: list[str], *, limit: int | None = None, chat: bool = False) -> dict[str, dict[str, dict]]:
+    """{name: {task: result}} of every folder in the run store that has results of all these tasks."""
+    keys = [benchmarks.key(task, limit, chat) for task in tasks]
+    found = {}
+    for file in sorted(runs.runs_dir().glob(f"*/*/{benchmarks.FILE}")):
+        kept = benchmarks.read(file.parent)
+        if all(key in kept for key in keys):
+            found[_name(file.parent)] = {task: one for key in keys for task, one in kept[key].items()}
+    return found
+
+
+def table(results: dict[str, dict[str, dict]]) -> list[dict]:
+    """Rows of the leaderboard, best first: {rank, model, score, one share a task, behind, apart}.
+
+    behind: the points behind the row above, with its interval; apart: whether that interval leaves out 0. Rows that are
+    not apart from the one above share its rank.
+    """
+    order = sorted(results, key=lambda name: -score(results[name]))
+    rows: list[dict] = []
+    for place, name in enumerate(order):
+        mine = results[name]
+        row = {"rank": place + 1, "model": name, "score": score(mine)}
+        row |= {task: float(np.mean(one["correct"][metric(one)])) for task, one in mine.items()}
+        if place:
+            gap, low, high = difference(results[order[place - 1]], mine)
+            apart = low > 0
+            row |= {"behind": f"{gap:.1f} [{low:.1f}, {high:.1f}]", "apart": "yes" if apart else "no"}
+            row["rank"] = place + 1 if apart else rows[-1]["rank"]
+        else:
+            row |= {"behind": "", "apart": ""}
+        rows.append(row)
+    return rows
+
+
+def _name(folder: Path) -> str:
+    """What the reader calls this run; the shipped base's and smol's folders have no run.json."""
+    if not (folder / "run.json").exists():
+        return folder.parent.name
+    run = runs.get(folder.name)
+    return lineage.label(run) or run.id

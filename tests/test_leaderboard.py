@@ -1,0 +1,86 @@
+"""The leaderboard: normalised as published, ranks parted only where the items part them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from labkit import runs
+from labkit.config import SFTConfig
+from labkit.errors import ConfigError
+from labkit.evaluate import benchmarks, leaderboard
+
+
+def result(right, random=0.25, name="acc_norm"):
+    return {"metrics": {name: [float(np.mean(right)), 0.0]}, "random": random, "items": len(right),
+            "correct": {name: [float(one) for one in right]}}  # fmt: skip
+
+
+def test_scores_are_normalised_over_guessing():
+    """Values by hand, as Open LLM Leaderboard 2 explains them."""
+    assert leaderboard.normalised(1.0, 0.25) == 100 and leaderboard.normalised(0.25, 0.25) == 0
+    assert leaderboard.normalised(0.1, 0.25) == 0 and leaderboard.normalised(0.5, 0.25) == pytest.approx(100 / 3)
+    assert leaderboard.normalised(0.5, 0.0) == 50
+    results = {"a": result([1, 1, 0, 0]), "b": result([1, 0], random=0.0, name="pass@1")}
+    assert leaderboard.score(results) == pytest.approx((100 / 3 + 50) / 2)
+    with pytest.raises(ConfigError, match="at least one task"):
+        leaderboard.score({})
+
+
+def test_a_difference_is_paired():
+    """Two models that fail on the same items but one are closer known than two that fail on different ones."""
+    rng = np.random.default_rng(0)
+    first = rng.random(200) < 0.6
+    nearly = first.copy()
+    nearly[np.flatnonzero(first)[:10]] = False
+    gap, low, high = leaderboard.difference({"a": result(first)}, {"a": result(nearly)})
+    assert gap == pytest.approx(100 * 0.05 / 0.75) and 0 < low < gap < high < 13
+    other = rng.permutation(nearly)
+    _, low, _ = leaderboard.difference({"a": result(first)}, {"a": result(other)})
+    assert low < 0
+    assert leaderboard.difference({"a": result(first)}, {"a": result(first)}) == (0, 0, 0)
+
+
+def test_intervals_hold_the_truth():
+    """Of differences between models of known accuracy, about 95% lie in their intervals."""
+    rng, inside = np.random.default_rng(1), 0
+    for _ in range(200):
+        first, second = rng.random(150) < 0.7, rng.random(150) < 0.6
+        _, low, high = leaderboard.difference({"a": result(first)}, {"a": result(second)}, draws=400)
+        inside += low <= 100 * 0.1 / 0.75 <= high
+    assert 180 <= inside <= 199
+
+
+def test_ranks_are_shared_where_they_are_not_apart():
+    rng = np.random.default_rng(2)
+    strong = rng.random(300) < 0.9
+    near = strong.copy()
+    near[:2] = ~near[:2]
+    weak = rng.random(300) < 0.4
+    rows = leaderboard.table(
+        {"weak": {"a": result(weak)}, "strong": {"a": result(strong)}, "near": {"a": result(near)}}
+    )
+    assert [row["rank"] for row in rows] == [1, 1, 3] and rows[2]["model"] == "weak"
+    assert [row["apart"] for row in rows] == ["", "no", "yes"]
+    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+
+
+def test_only_the_same_items_are_compared():
+    with pytest.raises(ConfigError, match="same items"):
+        leaderboard.difference({"a": result([1, 0])}, {"a": result([1, 0, 1])})
+    with pytest.raises(ConfigError, match="same items"):
+        leaderboard.difference({"a": result([1, 0])}, {"b": result([1, 0])})
+
+
+def test_every_run_with_results_is_ranked(store):
+    names = []
+    for seed, right in ((0, [1, 1, 1, 0]), (1, [0, 0, 1, 0])):
+        run = runs.open_run("sft", SFTConfig(model="smoke", seed=seed), parent="smoke").finish()
+        kept = {benchmarks.key("lab_mmlu", 4, False): {"lab_mmlu": result(right)}}
+        (run.path / benchmarks.FILE).write_text(json.dumps(kept))
+        names.append(run.id)
+    runs.open_run("sft", SFTConfig(model="smoke", seed=2), parent="smoke").finish()  # has none
+    found = leaderboard.stored(["lab_mmlu"], limit=4)
+    assert sorted(found) == sorted(names)
+    assert [row["model"] for row in leaderboard.table(found)] == names
+    assert leaderboard.stored(["lab_mmlu"]) == {}
