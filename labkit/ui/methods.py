@@ -62,7 +62,9 @@ def frontier(found: dict[str, dict], seeds: dict[str, dict], curve: dict[str, li
                 marker={"color": COLOURS[name], "size": 5}, **about,
             )  # fmt: skip
         figure.update_yaxes(title=label, row=1, col=column)
-    figure.update_layout(PAPER, title=title, height=460, margin=MARGIN, legend={"orientation": "h", "y": -0.2})
+    figure.update_layout(
+        PAPER, title=title, height=480, margin=MARGIN | {"t": 90}, legend={"orientation": "h", "y": -0.2}
+    )
     figure.update_xaxes(title="KL to the parent, nats per answer", **GRID)
     figure.update_yaxes(**GRID)
     return figure
@@ -79,7 +81,7 @@ def matrix(found: dict[tuple[str, str], Interval], *, title: str) -> go.Figure:
         zmax=1, colorscale=[[0, "#D55E00"], [0.5, "rgba(128,128,128,0.2)"], [1, "#009E73"]], xgap=2, ygap=2,
     )  # fmt: skip
     figure.update_layout(PAPER, title=title, height=110 + 52 * len(names), margin=MARGIN | {"l": 120})
-    figure.update_yaxes(autorange="reversed", title="row minus column")
+    figure.update_yaxes(autorange="reversed")
     return figure
 
 
