@@ -81,6 +81,7 @@ def test_spread_ratio():
     assert intervals.spread_ratio([1, 2, 3], [4, 5, 6]) == pytest.approx((1, 39**-0.5, 39**0.5))  # F(2, 2) is 39
     found = [intervals.spread_ratio(*rng.standard_normal((2, 4))) for _ in range(2000)]
     assert np.mean([low <= 1 <= high for _, low, high in found]) == pytest.approx(0.95, abs=0.015)
+    assert intervals.spread_ratio([1], [1, 2]) is None and intervals.spread_ratio([1, 2], [3, 3]) is None
 
 
 def rows(gold, correct=None, split="entity"):

@@ -65,19 +65,18 @@ def crossed_share(part, whole, confidence: float = 0.95) -> tuple[float, float, 
     return share, max(low, 0.0), min(high, 1.0)
 
 
-def spread_ratio(one, other, confidence: float = 0.95) -> tuple[float, float, float]:
-    """(ratio, low, high) of the standard deviations of two independent normal samples, by Fisher's F; two values each.
+def spread_ratio(one, other, confidence: float = 0.95) -> tuple[float, float, float] | None:
+    """(ratio, low, high) of the standard deviations of two independent normal samples, by Fisher's F.
 
-    Few values tell little: three against three and equal spreads give (1, 0.16, 6.2).
+    Few values tell little: three against three and equal spreads give (1, 0.16, 6.2). None where a sample has fewer
+    than two values, or all of its values are the same.
     """
     one, other = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    if min(len(set(one)), len(set(other))) < 2:
+        return None
     ratio = float(one.std(ddof=1) / other.std(ddof=1))
-    quantile = stats.f(len(one) - 1, len(other) - 1).ppf
-    return (
-        ratio,
-        ratio / float(quantile(0.5 + confidence / 2)) ** 0.5,
-        ratio / float(quantile(0.5 - confidence / 2)) ** 0.5,
-    )
+    least, most = stats.f.interval(confidence, len(one) - 1, len(other) - 1)
+    return ratio, ratio / float(most) ** 0.5, ratio / float(least) ** 0.5
 
 
 def bootstrap(statistic, *columns, draws: int = 1000, seed: int = 0) -> tuple[float, float, float]:
