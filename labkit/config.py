@@ -460,7 +460,6 @@ def check_base_url(url: str) -> None:
         raise ConfigError("base_url must be the address of an API", got=url, remedy=remedy)
 
 
-STAGES: dict[str, type[Config]] = {"pretrain": PretrainConfig, "sft": SFTConfig, "dpo": DPOConfig}
 NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that stage with more parameters
     "00_start_here": StartConfig,
     "01_pretraining": PretrainConfig,
