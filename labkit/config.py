@@ -436,7 +436,7 @@ class JudgeConfig(Config):
     price_out: float = option(0.0, "Price of a million tokens received; 0: not known.", low=0.0, high=1e6)
     timeout: float = option(60.0, "Seconds for one request.", low=0.1, high=3600.0, unit="seconds")
     judged_pairs: int = option(
-        120, "Pairs of answers in the audit; each is judged twice.", low=4, high=100_000, unit="pairs"
+        60, "Pairs of answers in the audit; each is judged twice.", low=4, high=100_000, unit="pairs"
     )
     wording: str = option("plain", "The judge's prompt that is audited.", choices=("plain", "rubric", "reference"))
     min_kappa: float = option(0.4, "Agreement that a judge must show: its interval above this.", low=0.0, high=1.0)

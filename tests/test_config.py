@@ -224,3 +224,8 @@ def test_few_compiled_kernels_are_kept_unless_the_user_says_otherwise(given, kep
     plain = {name: value for name, value in os.environ.items() if name != "LRU_CACHE_CAPACITY"}
     done = subprocess.run([sys.executable, "-c", code], env=plain | given, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == kept
+
+
+def test_a_stride_is_shorter_than_its_window():
+    with pytest.raises(ConfigError, match=r"stride must be less than window; got 128\. Write for example stride = 32"):
+        module.WordMetricsConfig(stride=128)

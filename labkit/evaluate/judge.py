@@ -95,7 +95,7 @@ class Local:
 
     def _next(self, rows: list[list[int]]) -> torch.Tensor:
         """Logits of the next token, shape (rows, vocabulary), on the CPU."""
-        longest = max(map(len, rows))
+        longest = -(-max(map(len, rows)) // 32) * 32  # few different shapes: a CPU compiles kernels for every new one
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=self.model.device)
         lengths = torch.tensor([len(row) for row in rows], device=self.model.device)
