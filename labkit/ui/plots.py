@@ -114,6 +114,19 @@ def bands(found: dict[str, tuple], *, title: str, x: str, y: str) -> go.Figure:
     return figure
 
 
+def binned(found: dict[str, tuple], *, title: str, x: str, y: str, diagonal: tuple[float, float] | None = None):
+    """For each name a line with intervals through (xs, middles, lows, highs); dotted from here to there: y = x."""
+    figure = _figure(title, x, y)
+    for (name, (xs, middles, lows, highs)), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
+        middle, low, high = (np.asarray(values, dtype=float) for values in (middles, lows, highs))
+        error = {"type": "data", "array": high - middle, "arrayminus": middle - low}
+        figure.add_scatter(x=xs, y=middle, error_y=error, name=name, mode="lines+markers", line={"color": colour})
+    if diagonal:
+        line = {"color": COLOURS["grey"], "dash": "dot"}
+        figure.add_scatter(x=diagonal, y=diagonal, name="perfect", mode="lines", line=line)
+    return figure
+
+
 def estimates(found: dict[str, dict[str, tuple]], *, title: str, x: str, marks: tuple[float, ...] = ()) -> go.Figure:
     """One row for each name of (estimate, low, high), a colour for each kind {kind: {name: ...}}; infinite ones not.
 
