@@ -1,6 +1,7 @@
 """Contamination: overlap of known texts, log-probabilities against the plain forward pass, thresholds, plants found."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -68,6 +69,7 @@ def test_reworded_asks_the_same_of_the_same():
         words = contamination.reworded(question, questions)
         if words is not None:
             assert question["entity"].lower() in words.lower() and words != question["prompt"]
+            assert not re.search(r"\b(word|term|element) an? ", words)  # an article where none belongs
             changed += 1
         else:
             assert question["split"] == "skill"
