@@ -27,6 +27,7 @@ _NAMES = {  # public name -> the module that holds it
     "RewardConfig": "config",
     "DPOConfig": "config",
     "PPOConfig": "config",
+    "GoodhartConfig": "config",
     "LabError": "errors",
     "Run": "runs",
     "describe_versions": "runs",
@@ -38,8 +39,8 @@ _NAMES = {  # public name -> the module that holds it
 }
 _MODULES = (
     *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch"),
-    *("fields", "health", "lineage", "models", "parameters", "pipeline", "ppo", "preferences", "rack", "records"),
-    *("rewards", "rollouts", "runs", "stages", "training", "ui", "verdicts"),
+    *("fields", "health", "lineage", "models", "parameters", "pipeline", "ppo", "preferences", "proxies", "rack"),
+    *("records", "rewards", "rollouts", "runs", "stages", "training", "ui", "verdicts"),
 )
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
