@@ -57,6 +57,10 @@ def train(
         center_rewards_coefficient=config.center_rewards_coefficient,
         disable_dropout=False,  # lora_dropout is a knob
         lr_scheduler_type="linear",
+        train_sampling_strategy="group_by_length",  # rows of like length together: less padding
+        length_column_name="length",
+        remove_unused_columns=False,
+        pad_to_multiple_of=16 if models.device() == "cpu" else None,  # a CPU compiles kernels for every new length
         optim="adamw_torch",
         adam_beta2=0.95,
         weight_decay=0.0,
@@ -75,13 +79,10 @@ def train(
 
 
 def tokens(tokenizer, pairs: Dataset, max_length: int) -> Dataset:
-    """Pairs as trl's trainer takes them when they are tokens already: chosen_ids and rejected_ids, as scored later."""
-    return Dataset.from_list(
-        [
-            {f"{side}_ids": rewards.encode(tokenizer, row["messages"], row[side], max_length) for side in SIDES}
-            for row in pairs
-        ]
-    )
+    """Pairs as tokens, in the columns that trl's trainer takes: chosen_ids and rejected_ids, encoded as for scoring."""
 
+    def row(pair: dict) -> dict:
+        sides = [rewards.encode(tokenizer, pair["messages"], pair[side], max_length) for side in ("chosen", "rejected")]
+        return {"chosen_ids": sides[0], "rejected_ids": sides[1], "length": max(map(len, sides))}
 
-SIDES = ("chosen", "rejected")
+    return Dataset.from_list([row(pair) for pair in pairs])
