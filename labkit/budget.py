@@ -249,7 +249,12 @@ def _kept(what: str | tuple[int, ...]) -> Shape:
 
 def knobs(stage: str, config) -> dict:
     """The arguments of `estimate` for a stage's config on this machine, rows as long as its longest ones."""
-    found = {"stage": stage, "batch_size": config.batch_size, "autocast": models.bf16(), "device": models.device()}
+    found = {
+        "stage": stage,
+        "batch_size": getattr(config, "minibatch_size", config.batch_size),
+        "autocast": models.bf16(),
+        "device": models.device(),
+    }
     found["optimizer"] = getattr(config, "optimizer", "adamw")
     rows = stage, config.model, getattr(config, "data", ""), getattr(config, "turns", 1)
     found["seq_length"] = config.block_size if stage == "pretrain" else row_length(*rows)

@@ -257,6 +257,10 @@ class DPOConfig(TuningConfig):
 class PPOConfig(TuningConfig):
     """Notebook 06: from an instruction model to one that earns a high reward, held near where it started."""
 
+    SMOL: ClassVar[dict] = {
+        "tuning": "lora", "steps": 20, "batch_size": 16, "minibatch_size": 4, "eval_every": 10,
+    }  # fmt: skip
+
     lora_dropout: float = option(0.0, "Off: pi / pi_old needs the same forward pass twice.", low=0.0, high=0.0)
     algorithm: str = option(
         "ppo",
@@ -286,6 +290,10 @@ class PPOConfig(TuningConfig):
         choices=("shared", "separate"),
         needs=("algorithm", ("ppo",)),
     )
+    value_learning_rate: float = option(
+        1e-3, "Peak learning rate of the value head, which starts from 0.", low=1e-8, high=1.0,
+        needs=("algorithm", ("ppo",)),
+    )  # fmt: skip
     value_coef: float = option(0.1, "Weight of the value loss.", low=0.0, high=100.0, needs=("algorithm", ("ppo",)))
     value_clip: float = option(
         1.0, "A value may move by this much in one batch.", low=0.001, high=1e6, needs=("algorithm", ("ppo",))
@@ -378,6 +386,7 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "03_lora": LoRAConfig,
     "04_qlora": QLoRAConfig,
     "05_reward_model": RewardConfig,
+    "06_ppo": PPOConfig,
     "07_dpo": DPOConfig,
     "14_goodhart": GoodhartConfig,
 }

@@ -46,6 +46,8 @@ def existing(stage: str, config: Config) -> runs.Run | None:
 
 def _id(stage: str, config: Config) -> str:
     """The id that a run of this configuration has or will have."""
+    if stage == "ppo" and not config.reward:
+        config = dataclasses.replace(config, reward=_id("reward", _reward_config(config)))
     field, name = FILES.get(stage, ("data", "pairs"))
     if STARTS[stage] == "nothing":
         parent = ""
@@ -104,6 +106,23 @@ def ppo_run(model: str, seed: int, say=print, retrain: bool = False) -> runs.Run
     return train_stage("ppo", dataclasses.replace(_default(PPOConfig, model, seed), retrain=retrain), say=say)
 
 
+def reward_of(config: PPOConfig, say=print, stop: threading.Event | None = None) -> str:
+    """The reward that PPO learns from: `config.reward`, or the reward model's run of its model, seed and data.
+
+    That run is trained if the store has none. Raises TrainingError where `stop` ends that training.
+    """
+    if config.reward:
+        return config.reward
+    run = train_stage("reward", _reward_config(config), say=say, stop=stop)
+    if run.status != "finished":
+        raise TrainingError("the reward model's training was stopped", got=run.id, remedy="Train again to go on.")
+    return run.id
+
+
+def _reward_config(config: PPOConfig) -> RewardConfig:
+    return dataclasses.replace(_default(RewardConfig, config.model, config.seed), data=config.data)
+
+
 def three_stages(model: str, seed: int, *, retrain: bool = False, say=print) -> dict[str, str | Path]:
     """What to load for the base, the instruction and the aligned model; the last two are trained where missing."""
     base, _ = source_of(SFTConfig(model=model, seed=seed))
@@ -145,6 +164,8 @@ def train_stage(
     _now.append(f"{stage} of {config.model}")
     try:
         start = () if STARTS[stage] == "nothing" else source_of(config, say, stop)
+        if stage == "ppo":
+            config = dataclasses.replace(config, reward=reward_of(config, say, stop))
         return import_module(f"labkit.stages.{stage}").train(config, *start, say=say, stop=stop, at_look=at_look)
     except (Exception, KeyboardInterrupt) as error:
         with contextlib.suppress(LabError):

@@ -6,11 +6,20 @@ Shapes as in labkit/ppo.py: B answers of up to T tokens, after prompts padded on
 from collections.abc import Callable
 
 import torch
+from datasets import Dataset
 
 from labkit import models, ppo
 from labkit.errors import TrainingError
 
 Reward = Callable[[list[str], list[str]], torch.Tensor]  # (prompts, answers) -> one number for each answer, (rows,)
+
+
+def batches(rows: Dataset, steps: int, size: int, seed: int) -> list[dict[str, list]]:
+    """The rows of each step: all of them in a random order, then in another one, as often as it takes."""
+    order = torch.Generator().manual_seed(seed)
+    passes = -(-steps * size // len(rows))
+    shuffled = torch.cat([torch.randperm(len(rows), generator=order) for _ in range(passes)])
+    return [rows[places.tolist()] for places in shuffled.split(size)[:steps]]
 
 
 def stops(tokenizer) -> list[int]:
@@ -20,7 +29,7 @@ def stops(tokenizer) -> list[int]:
 
 @torch.no_grad()
 def sample(model, tokenizer, messages: list[list[dict]], max_new_tokens: int) -> tuple[dict, list[str]]:
-    """({ids, attention (B, P + T), mask (B, T), ended (B,)}, texts): one answer to each prompt, at temperature 1."""
+    """({ids, attention (B, P + T), tokens, mask (B, T), ended (B,)}, texts): one answer each, temperature 1."""
     asked = [tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True) for said in messages]
     prompts = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
     with models.autocast():
@@ -36,7 +45,7 @@ def sample(model, tokenizer, messages: list[list[dict]], max_new_tokens: int) ->
     ended = ends.any(1)
     kept = (row[: int(n)] for row, n in zip(tokens.tolist(), (mask * (1 - ends)).sum(1), strict=True))
     texts = [text.strip() for text in tokenizer.batch_decode(list(kept), skip_special_tokens=True)]
-    return {"ids": ids, "attention": attention, "mask": mask, "ended": ended}, texts
+    return {"ids": ids, "attention": attention, "tokens": tokens, "mask": mask, "ended": ended}, texts
 
 
 def forward(model, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import models, ppo, preferences, rollouts, runs
+from labkit import models, pipeline, ppo, preferences, rewards, rollouts, runs
 from labkit.config import PPOConfig
 from labkit.errors import ConfigError, DataError, TrainingError
 from labkit.stages import ppo as stage
+from labkit.ui import plots
 
 # The formulas
 
@@ -208,12 +209,12 @@ def learner(folder, config):
     torch.manual_seed(0)
     model, tokenizer = models.load(folder / "model")
     model = stage.adapters.attach(model, config)
-    critic = models.load(folder / "model")[0] if config.value_model == "separate" else None
-    return stage.Learner(config, model, tokenizer, rollouts.scorer(short, 1.0), critic)
+    return stage.Learner(config, model, tokenizer, rollouts.scorer(short, 1.0))
 
 
 def rows(folder, config, n=8):
-    return preferences.pairs(config.data)[0][:n]
+    found = preferences.pairs(config.data)[0][:n]
+    return {"asked": found["prompt"], "messages": found["messages"]}
 
 
 @pytest.mark.parametrize("options", [{}, {"tuning": "lora"}, {"value_model": "separate"}])
@@ -225,8 +226,7 @@ def test_the_ratio_is_1_before_the_first_update(folder, options):
     batch |= {"whitened": ppo.whiten(batch["advantages"], batch["mask"])}
     for part in one.minibatches(batch):
         logits, hidden = rollouts.forward(one.policy, part)
-        tokens = part["ids"][:, -part["mask"].shape[1] :]
-        assert torch.equal(ppo.log_probs(logits, tokens) * part["mask"], part["log_probs"] * part["mask"])
+        assert torch.equal(ppo.log_probs(logits, part["tokens"]) * part["mask"], part["log_probs"] * part["mask"])
         assert torch.equal(one.critic(hidden, part), part["values"])
         loss, clipped, _ = one.losses(part)
         assert clipped == 0 and loss.item() == pytest.approx(-ppo.masked_mean(part["whitened"], part["mask"]).item())
@@ -246,6 +246,31 @@ def test_log_probs_are_those_of_generation(folder):
         wanted = log_p[-n - 1 : -1].gather(1, ids[-n:, None])[:, 0]
         torch.testing.assert_close(batch["log_probs"][row, :n], wanted, rtol=0.02, atol=0.05)  # bf16
         assert batch["mask"][row, n:].sum() == 0 and n <= width
+
+
+def test_a_value_knows_nothing_of_the_token_that_it_is_before(folder):
+    config = configuration(folder)
+    one = learner(folder, config)
+    batch = one.experience(rows(folder, config))
+    _, hidden = rollouts.forward(one.policy, batch)
+    for place in (-1, -2):
+        ids = batch["ids"].clone()
+        ids[:, place] = (ids[:, place] + 1) % 320
+        _, changed = rollouts.forward(one.policy, batch | {"ids": ids})
+        n = hidden.shape[1] + place + 1
+        assert torch.equal(changed[:, :n], hidden[:, :n])
+        assert place == -1 or not torch.equal(changed[:, n:], hidden[:, n:])
+
+
+def test_a_look_leaves_the_random_numbers_alone_and_dropout_stays_off(folder):
+    config = configuration(folder)
+    one = learner(folder, config)
+    before = torch.get_rng_state()
+    first = stage.look(one, rows(folder, config), [])
+    assert torch.equal(torch.get_rng_state(), before) and stage.look(one, rows(folder, config), []) == first
+    one.policy.train()  # as whoever looks may leave it
+    one.experience(rows(folder, config))
+    assert not one.policy.training
 
 
 def test_an_answer_ends_with_its_first_end_token(folder):
@@ -335,6 +360,7 @@ def test_a_stop_is_resumed_to_the_same_numbers(folder, monkeypatch, tmp_path, op
     run = go(folder, config, stop=stop, at_look=stop_at_2)
     assert run.status == "stopped" and not run.checkpoint.exists()
     stop.clear()
+    run.log(3, reward=99.0)  # of a run that was killed after its last checkpoint
     again = go(folder, config, stop=stop)
     assert again.id == run.id and again.status == "finished"
     for name in ("reward", "kl", "loss", "held_out_reward"):
@@ -398,3 +424,54 @@ def test_rloo_and_grpo_by_trl(folder, store, algorithm, tuning):
     assert steps == [1, 2, 3] and [row["step"] for row in run.history() if "held_out_reward" in row] == [0, 3]
     before, after = models.load(folder / "model")[0], models.load(run.checkpoint)[0]
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_trl_tells_which_answers_were_cut(folder, store, monkeypatch):
+    told, scorer = [], rollouts.scorer
+
+    def spied(reward, penalty):
+        score = scorer(reward, penalty)
+        return lambda prompts, texts, ended: told.extend(zip(texts, ended, strict=True)) or score(prompts, texts, ended)
+
+    monkeypatch.setattr(rollouts, "scorer", spied)
+    go(folder, configuration(folder, algorithm="rloo", generations=2, max_new_tokens=60, batch_size=16, eval_every=9))
+    lengths = {side: [len(text) for text, ended in told[1:] if ended is side] for side in (True, False)}
+    assert min(map(len, lengths.values())) > 3 and np.mean(lengths[True]) < 0.8 * np.mean(lengths[False])
+
+
+def test_the_reward_model_is_trained_and_named_in_the_run(store):
+    """Left empty, the reward is the run of the same model, seed and data; its id is part of the run's identity."""
+    config = PPOConfig(model="smoke", steps=1, batch_size=4, minibatch_size=4, max_new_tokens=4, eval_every=1)
+    assert pipeline.existing("ppo", config) is None
+    run = pipeline.train_stage("ppo", config, say=quiet)
+    reward = runs.get(run.config["reward"])
+    assert reward.stage == "reward" and reward.status == "finished" and run.metrics["models_in_memory"] == 3
+    assert pipeline.existing("ppo", config).id == run.id
+    assert pipeline.existing("ppo", dataclasses.replace(config, reward=reward.id)).id == run.id
+    assert math.isfinite(run.metrics["gold"])
+    assert pipeline.reward_of(config, say=quiet) == reward.id  # found, not trained again
+    other = dataclasses.replace(config, reward=str(reward.checkpoint))
+    assert pipeline.train_stage("ppo", other, say=quiet).metrics["held_out_reward"] == run.metrics["held_out_reward"]
+
+
+def test_a_reward_model_reads_a_conversation_turn_by_turn(folder, store, monkeypatch):
+    said = [{"role": "user", "content": "Say cat"}, {"role": "assistant", "content": "cat."}]
+    good, bad = ([{"role": "assistant", "content": text}] for text in ("dog.", "no"))
+    asked = ([*said, {"role": "user", "content": f"Say dog {n}"}] for n in range(12))
+    rows = [{"prompt": prompt, "chosen": good, "rejected": bad} for prompt in asked]
+    own = folder / "turns.jsonl"
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen = []
+
+    def load(source):
+        return lambda prompts, texts: seen.extend(prompts) or torch.zeros(len(texts))
+
+    monkeypatch.setattr(rewards, "load", load)
+    go(folder, configuration(folder, data=str(own), reward="any", steps=1), reward_function=None)
+    assert all(prompt[:2] == said and len(prompt) == 3 for prompt in seen)
+
+
+def test_tokens_of_a_picture_are_no_markup():
+    figure = plots.tokens(["<b>", " a", " a"], {"value": [1.0, 2.0, 3.0]}, title="", y="")
+    assert figure.layout.xaxis.ticktext == ("&lt;b&gt;", " a", " a") and list(figure.data[0].x) == [0, 1, 2]
+    assert plots.lines([0.0, 1.0], {"a": [1.0, 2.0]}, title="", label="x", y="y").layout.xaxis.title.text == "x"

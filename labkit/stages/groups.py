@@ -63,14 +63,14 @@ def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: 
     policy.generation_config.eos_token_id = stops = rollouts.stops(tokenizer)
     policy.generate = models.autocast()(policy.generate)
     rows = [
-        {"prompt": said, "text": text}
+        {"prompt": said, "asked": asked}
         for batch in prompts
-        for said, text in zip(batch["messages"], batch["prompt"], strict=True)
+        for said, asked in zip(batch["messages"], batch["asked"], strict=True)
     ]
 
-    def reward(completions, completion_ids, text, **_) -> list[float]:
+    def reward(completions, completion_ids, asked, **_) -> list[float]:
         ended = [ids[-1:] != [] and ids[-1] in stops for ids in completion_ids]
-        return learner.score(text, [said[0]["content"].strip() for said in completions], ended).tolist()
+        return learner.score(asked, [said[0]["content"].strip() for said in completions], ended).tolist()
 
     def looked(step: int) -> None:
         at_hand(step)

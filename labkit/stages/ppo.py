@@ -14,7 +14,6 @@ the ratio pi / pi_old is exactly 1 before a batch's first update.
 import contextlib
 import copy
 import dataclasses
-import importlib
 import math
 import os
 import threading
@@ -26,13 +25,13 @@ import torch
 import transformers
 from datasets import concatenate_datasets
 
-from labkit import adapters, data, models, ppo, preferences, rollouts, runs, training
+from labkit import adapters, data, models, ppo, preferences, rewards, rollouts, runs, training
 from labkit.config import PPOConfig
 from labkit.errors import ConfigError, Stopped, TrainingError
 from labkit.evaluate import answers
 from labkit.stages import groups
 
-KL_HORIZON = 10_000  # answers over which kl_coef is adapted (Ziegler et al. 2019)
+KL_HORIZON = 1_000  # answers over which kl_coef is adapted; Ziegler et al. 2019 took 10,000 of their two million
 
 
 class Critic(torch.nn.Module):
@@ -54,12 +53,18 @@ class Critic(torch.nn.Module):
 class Learner:
     """Policy, reference, critic and optimizer; `experience` samples and scores a batch, `update` learns from it."""
 
-    def __init__(self, config: PPOConfig, policy, tokenizer, score: Callable, critic_model=None):
-        self.config, self.policy, self.tokenizer, self.score = config, policy, tokenizer, score
-        self.reference = None if adapters.is_peft(policy) else copy.deepcopy(policy).eval().requires_grad_(False)
-        self.critic = Critic(policy.config.hidden_size, critic_model).to(policy.device)
+    def __init__(self, config: PPOConfig, policy, tokenizer, score: Callable):
+        self.config, self.policy, self.tokenizer, self.score = config, policy.eval(), tokenizer, score
+        self.reference = None if adapters.is_peft(policy) else copy.deepcopy(policy).requires_grad_(False)
+        own = copy.deepcopy(policy) if config.value_model == "separate" else None
+        self.critic = Critic(policy.config.hidden_size, own).to(policy.device)
         self.step, self.kl_coef = 0, config.kl_coef
-        self.optimizer = torch.optim.AdamW(self.trainable().values(), betas=(0.9, 0.95), weight_decay=0.0)
+        head = list(self.critic.head.parameters())
+        rest = [weight for name, weight in self.trainable().items() if not name.startswith("critic.head")]
+        self.groups = [(rest, config.learning_rate), (head, config.value_learning_rate)]  # what trains, its peak rate
+        self.optimizer = torch.optim.AdamW(
+            [{"params": part} for part, _ in self.groups], betas=(0.9, 0.95), weight_decay=0.0
+        )
 
     def trainable(self) -> dict[str, torch.Tensor]:
         """The weights that train, by name."""
@@ -74,26 +79,25 @@ class Learner:
 
     @torch.no_grad()
     def experience(self, rows: dict[str, list]) -> dict[str, torch.Tensor]:
-        """Sampled answers to rows {prompt, messages} with all that learning needs; per-token tensors are (B, T)."""
+        """Sampled answers to rows {asked, messages} with all that learning needs; per-token tensors are (B, T)."""
         self.policy.eval()
         batch, texts = rollouts.sample(self.policy, self.tokenizer, rows["messages"], self.config.max_new_tokens)
         parts = []
         for part in self.minibatches(batch):
             logits, hidden = rollouts.forward(self.policy, part)
-            tokens = part["ids"][:, -part["mask"].shape[1] :]
             without = self.policy.disable_adapter() if self.reference is None else contextlib.nullcontext()
             with without:
                 reference_logits, _ = rollouts.forward(self.reference or self.policy, part)
             parts.append(
                 {
-                    "log_probs": ppo.log_probs(logits, tokens),
-                    "ref_log_probs": ppo.log_probs(reference_logits, tokens),
+                    "log_probs": ppo.log_probs(logits, part["tokens"]),
+                    "ref_log_probs": ppo.log_probs(reference_logits, part["tokens"]),
                     "entropy": ppo.entropy(logits),
                     "values": self.critic(hidden, part),
                 }
             )
         batch |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        batch["scores"] = self.score(rows["prompt"], texts, batch["ended"].tolist()).to(batch["ids"].device)
+        batch["scores"] = self.score(rows["asked"], texts, batch["ended"].tolist()).to(batch["ids"].device)
         batch["rewards"] = ppo.token_rewards(
             batch["scores"], batch["log_probs"], batch["ref_log_probs"], batch["mask"], self.kl_coef
         )
@@ -105,7 +109,7 @@ class Learner:
     def losses(self, part: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(policy loss, share of tokens clipped, value loss) of a minibatch."""
         logits, hidden = rollouts.forward(self.policy, part)
-        log_probs = ppo.log_probs(logits, part["ids"][:, -part["mask"].shape[1] :])
+        log_probs = ppo.log_probs(logits, part["tokens"])
         mask, config = part["mask"], self.config
         loss, clipped = ppo.policy_loss(log_probs, part["log_probs"], part["whitened"], mask, config.clip)
         values = self.critic(hidden, part)
@@ -114,10 +118,10 @@ class Learner:
     def update(self, batch: dict) -> dict[str, float]:
         """Learn from a batch; the means of what was seen. Raises TrainingError for a loss that is no number."""
         config, seen = self.config, []
-        rate = config.learning_rate * (1 - self.step / config.steps)
-        rate *= min(1.0, (self.step + 1) / (min(config.warmup_steps, config.steps // 2) + 1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        pace = min(1.0, (self.step + 1) / (min(config.warmup_steps, config.steps // 2) + 1))
+        pace *= 1 - self.step / config.steps
+        for group, (_, peak) in zip(self.optimizer.param_groups, self.groups, strict=True):
+            group["lr"] = pace * peak
         batch = batch | {"whitened": ppo.whiten(batch["advantages"], batch["mask"])}
         parts = self.minibatches(batch)
         for _ in range(config.epochs):
@@ -125,10 +129,8 @@ class Learner:
                 policy_loss, clipped, value_loss = self.losses(parts[place])
                 loss = policy_loss + config.value_coef * value_loss
                 if not math.isfinite(loss.item()):
-                    remedy = "Lower learning_rate or value_coef, or raise kl_coef."
-                    raise TrainingError(
-                        f"the loss is no number at step {self.step + 1}", got=loss.item(), remedy=remedy
-                    )
+                    what = f"the loss is no number at step {self.step + 1}"
+                    raise TrainingError(what, got=loss.item(), remedy="Lower learning_rate or value_coef.")
                 self.optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(self.trainable().values(), 1.0)
@@ -137,7 +139,11 @@ class Learner:
         names = ("loss", "policy_loss", "value_loss", "clip_share", "grad_norm")
         self.step += 1
         means = [sum(column) / len(seen) for column in zip(*seen, strict=True)]
-        return {**dict(zip(names, means, strict=True)), "learning_rate": rate, "kl_coef": self.kl_coef}
+        return {
+            **dict(zip(names, means, strict=True)),
+            "learning_rate": pace * config.learning_rate,
+            "kl_coef": self.kl_coef,
+        }
 
     def save(self, path: Path) -> None:
         """Everything that going on from here needs, written whole or not at all."""
@@ -186,19 +192,19 @@ def learn(
             if stop is not None and stop.is_set():
                 raise Stopped
             torch.manual_seed(config.seed * 1_000_003 + learner.step)
-            clock = [time.monotonic()]
+            started = time.monotonic()
             batch = learner.experience(prompts[learner.step])
-            clock.append(time.monotonic())
+            sampled = time.monotonic()
             numbers = rollouts.averages(batch) | learner.update(batch)
-            clock.append(time.monotonic())
+            took = {"seconds_sampling": sampled - started, "seconds_learning": time.monotonic() - sampled}
             if config.kl_target:
                 learner.kl_coef = ppo.adapted_kl_coef(
                     learner.kl_coef, numbers["kl"], config.kl_target, config.batch_size, KL_HORIZON
                 )
-            took = {"seconds_sampling": clock[1] - clock[0], "seconds_learning": clock[2] - clock[1]}
             run.log(learner.step, **numbers, **took, seconds=round(run.elapsed(), 2))
             if learner.step % config.eval_every == 0 or learner.step == config.steps:
                 at_hand(learner.step)
+                keep_rollout(run, batch)
                 learner.save(saved)
     except (Stopped, KeyboardInterrupt) as stopped:
         learner.save(saved)
@@ -209,12 +215,11 @@ def learn(
     except Exception as error:
         run.fail(error)
         raise
-    worked_example(run, batch)
     return True
 
 
-def worked_example(run: runs.Run, batch: dict, rows: int = 8) -> None:
-    """Write some of a run's last answers, with every number that PPO makes of a token, to rollout.json."""
+def keep_rollout(run: runs.Run, batch: dict, rows: int = 8) -> None:
+    """Write the batch's first answers, with every number that PPO makes of their tokens, to rollout.json."""
     keep = {name: tensor[:rows].tolist() for name, tensor in batch.items() if name != "attention"}
     runs.write_json(run.path / "rollout.json", keep)
 
@@ -254,11 +259,14 @@ def train(
         raise ConfigError(what, got=config.max_new_tokens, remedy=f"Write max_new_tokens = {most} or less.")
     if config.data != "lab":
         preferences.check(concatenate_datasets([pairs, held_out]), tokenizer, room)
-    reward = reward_function or importlib.import_module("labkit.rewards").load(config.reward)
+    reward = reward_function or rewards.load(config.reward)
     score = rollouts.scorer(reward, config.missing_eos_penalty)
-    critic = training.load(run, config, source)[0] if config.value_model == "separate" else None
-    learner = Learner(config, model.to(models.device()), tokenizer, score, critic)
+    learner = Learner(config, model.to(models.device()), tokenizer, score)
     few = config.model == "smoke"
+    asked = "prompt" if reward_function else "messages"  # a reward model reads a conversation turn by turn
+    pairs, held_out = (
+        rows.add_column("asked", rows[asked]).select_columns(["asked", "messages"]) for rows in (pairs, held_out)
+    )
     unseen = held_out[: 16 if few else 128]
     questions = data.questions(few=few)[:: 16 if few else 8] if config.data == "lab" else []
     began, first = time.monotonic(), None  # of this process, which may go on with a stopped run
@@ -269,28 +277,21 @@ def train(
         numbers = look(learner, unseen, questions)
         run.log(step, **numbers, seconds=round(run.elapsed(), 2))
         spent, first = time.monotonic() - began, step if first is None else first
-        line = [f"step {step:5}/{config.steps}"]
-        line += [f"{name.replace('_', ' ')} {value:.2f}" for name, value in numbers.items()] + [f"{spent:.0f} s"]
-        line += [f"{spent / (step - first) * (config.steps - step):.0f} s left"] if step > first else []
-        say(" | ".join(line))
+        line = "step {:5}/{} | held-out reward {held_out_reward:.2f} | KL {held_out_kl:.2f} nats | "
+        line = line.format(step, config.steps, **numbers) + f"{numbers['held_out_answer_length']:.0f} tokens"
+        line += f" | gold {numbers['gold']:.2f} | {spent:.0f} s" if questions else f" | {spent:.0f} s"
+        say(line + (f", {spent / (step - first) * (config.steps - step):.0f} s left" if step > first else ""))
         if at_look is not None:
             at_look(run, model, tokenizer)
 
-    order = torch.Generator().manual_seed(config.seed)
-    passes = -(-config.steps * config.batch_size // len(pairs))
-    shuffled = torch.cat([torch.randperm(len(pairs), generator=order) for _ in range(passes)])
-    prompts = [pairs[rows.tolist()] for rows in shuffled.split(config.batch_size)]
+    prompts = rollouts.batches(pairs, config.steps, config.batch_size, config.seed)
     way = learn if config.algorithm == "ppo" else groups.learn
     if way(learner, run, prompts, at_hand, stop):
         run.info["peaks_mb"] |= {"training": models.peak_mb()}
         training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
         looks = [row for row in run.history() if "held_out_reward" in row]
-        numbers = {name: value for name, value in looks[-1].items() if name.startswith("held_out") or name == "gold"}
-        in_memory = 1 + (learner.reference is not None) + (critic is not None) + (reward_function is None)
-        run.finish(
-            **numbers,
-            models_in_memory=in_memory,
-            answers_seen=config.steps * config.batch_size,
-            **models.weights(model),
-        )
+        numbers = {name: value for name, value in looks[-1].items() if name.startswith(("held_out", "gold"))}
+        in_memory = 1 + sum(x is not None for x in (learner.reference, learner.critic.model)) + (not reward_function)
+        numbers |= {"models_in_memory": in_memory, "answers_seen": config.steps * config.batch_size}
+        run.finish(**numbers, **models.weights(model))
     return run

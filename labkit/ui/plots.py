@@ -49,6 +49,23 @@ def curves(history: list[dict], names: dict[str, str], *, title: str, y: str) ->
     return figure
 
 
+def lines(x: list[float], found: dict[str, list[float]], *, title: str, label: str, y: str) -> go.Figure:
+    """One line for each name, over x, whose axis is called `label`."""
+    figure = _figure(title, label, y)
+    for (name, values), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
+        figure.add_scatter(x=x, y=values, name=name, mode="lines", line={"color": colour})
+    return figure
+
+
+def tokens(texts: list[str], found: dict[str, list[float]], *, title: str, y: str) -> go.Figure:
+    """A group of bars for each token of a text, one bar for each name."""
+    figure = _figure(title, "", y)
+    for (name, values), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
+        figure.add_bar(x=list(range(len(texts))), y=values, name=name, marker_color=colour)
+    figure.update_xaxes(tickvals=list(range(len(texts))), ticktext=[safe_html(text) for text in texts])
+    return figure
+
+
 def shares(scores: dict[str, dict[str, tuple]], names: dict[str, str], *, title: str) -> go.Figure:
     """Grouped bars of (share, low, high): one colour per model, one group per name, 95% intervals drawn."""
     figure = _figure(title, "", "share of answers")
