@@ -33,6 +33,7 @@ _NAMES = {  # public name -> the module that holds it
     "ArenaConfig": "config",
     "WordMetricsConfig": "config",
     "JudgeConfig": "config",
+    "GoodhartConfig": "config",
     "LabError": "errors",
     "Run": "runs",
     "describe_versions": "runs",
@@ -45,7 +46,7 @@ _NAMES = {  # public name -> the module that holds it
 _MODULES = (
     *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch"),
     *("fields", "gate", "health", "lineage", "models", "on_policy", "parameters", "pipeline", "ppo", "preferences"),
-    *("rack", "records", "rewards", "rollouts", "runs", "showdown", "stages", "training", "ui", "verdicts"),
+    *("proxies", "rack", "records", "rewards", "rollouts", "runs", "showdown", "stages", "training", "ui", "verdicts"),
 )
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])

@@ -1,6 +1,8 @@
 """Contamination: overlap of known texts, log-probabilities against the plain forward pass, thresholds, plants found."""
 
 import json
+import math
+import re
 
 import numpy as np
 import pytest
@@ -14,11 +16,13 @@ from labkit.stages import sft
 
 
 def test_overlap_finds_the_row_whatever_its_letters():
-    rows = ["a b c d", "Well: the CAPITAL, of Peru is Lima. Really!", "the capital of Chile"]
+    rows = ["a b c d", "Well: the CAPITAL, of Peru is Lima. Really!", "the capital of Chile", "a b c d"]
     found = contamination.overlap(
         ["The capital of Peru is Lima?", "the capital of Chile is Santiago", "x y"], rows, n=3
     )
-    assert found == [(1.0, 1), (0.5, 2), (0.0, -1)]  # of four trigrams row 2 has two, row 1 only "the capital of"
+    assert found[0] == (1.0, 1) and found[2] == (0.0, -1)
+    twice, once, never = (math.log(4 / (often + 1)) for often in (2, 1, 0))  # of three distinct rows
+    assert found[1] == (pytest.approx((twice + once) / (twice + once + 2 * never)), 2)
 
 
 def test_overlap_of_an_item_shorter_than_n_needs_all_of_it():
@@ -26,11 +30,23 @@ def test_overlap_of_an_item_shorter_than_n_needs_all_of_it():
     assert contamination.overlap(["Who won?"], ["who has won"], n=8) == [(0.0, -1)]
 
 
+def test_what_every_row_says_proves_nothing():
+    """Both items share six of eight words with a row; in the first they are the words of all rows."""
+    rows = [f"tell me now what is the {word}" for word in ("sun", "moon", "sea", "sky")] + [
+        "red lamps burn all night here"
+    ]
+    usual, rare = contamination.overlap(
+        ["tell me now what is the big fish", "red lamps burn all night here big fish"], rows
+    )
+    assert usual[0] < 0.2 < 0.45 < rare[0]
+
+
 def test_the_labs_own_data_is_clean_and_a_copy_is_not():
-    prompts = [question["prompt"] for question in data.questions()]
-    trained = data.instructions("lab")[0]["prompt"]
-    found = contamination.overlap(prompts, [*trained, "Hello. " + prompts[7].upper()])
-    assert [place for place, (share, _) in enumerate(found) if share == 1] == [7] and found[7][1] == len(trained)
+    questions = data.questions()
+    rows = [f"{row['prompt']} {row['answer']}" for row in data.instructions("lab")[0]]
+    items = [f"{question['prompt']} {question['answer']}" for question in questions]
+    found = contamination.overlap(items, [*rows, "Hello. " + items[7].upper()])
+    assert [place for place, (share, _) in enumerate(found) if share > 0.999] == [7] and found[7][1] == len(rows)
 
 
 def test_log_probs_are_those_of_one_row_at_a_time():
@@ -45,7 +61,7 @@ def test_log_probs_are_those_of_one_row_at_a_time():
 
 def test_signals_by_hand():
     own, parent = [np.array([-1.0, -3.0, -0.5, -0.1, -0.2])], [np.array([-2.0, -3.0, -1.0, -0.1, -0.4])]
-    assert contamination.membership(own, parent)[0] == pytest.approx((1.0 + 0.5 + 0.2) / 5)
+    assert contamination.membership(own, parent)[0] == pytest.approx(-4.6 / (0.1 + 6.1))  # without the last token
     assert contamination.min_k(own, 0.2)[0] == -3.0
     assert contamination.min_k(own, 0.4)[0] == pytest.approx(-2.0)
 
@@ -61,6 +77,18 @@ def test_the_threshold_keeps_its_promise():
         contamination.threshold(np.zeros(98), 0.01)
 
 
+def test_a_clean_item_has_no_part_in_its_own_threshold():
+    rng, found, false = np.random.default_rng(0), [], []
+    for _ in range(200):
+        score, clean = rng.normal(size=520), rng.permutation(520)[:500]
+        planted = np.setdiff1d(np.arange(520), clean)
+        score[planted] += 6
+        hit = contamination.alarms(score, clean, 0.004)
+        found.append(hit[planted].mean())
+        false.append(hit[clean].mean())
+    assert np.mean(found) > 0.95 and 0.001 < np.mean(false) < 0.004  # above the highest of 400: 1 in 401
+
+
 def test_reworded_asks_the_same_of_the_same():
     questions = data.questions()
     changed = 0
@@ -68,6 +96,7 @@ def test_reworded_asks_the_same_of_the_same():
         words = contamination.reworded(question, questions)
         if words is not None:
             assert question["entity"].lower() in words.lower() and words != question["prompt"]
+            assert not re.search(r"\b(word|term|element) an? ", words)  # an article where none belongs
             changed += 1
         else:
             assert question["split"] == "skill"
@@ -80,7 +109,7 @@ def test_plants_are_rows_to_train_on_and_the_rest_is_clean():
     questions = data.questions()
     groups, rows = contamination.plant(questions, 100, seed=3)
     places = np.concatenate(list(groups.values()))
-    assert len(set(places)) == len(places) == 818 and [len(group) for group in groups.values()] == [100, 100, 618]
+    assert len(set(places)) == len(places) == 1058 and [len(group) for group in groups.values()] == [100, 100, 858]
     for place, row in zip(places, rows, strict=False):
         assert row["answer"] == questions[place]["answer"]
     same = [row["prompt"] == questions[place]["prompt"] for place, row in zip(places, rows, strict=False)]

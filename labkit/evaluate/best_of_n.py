@@ -98,13 +98,15 @@ def turn(gold: np.ndarray, sizes: list[int], seed: int = 0) -> dict:
     """Where gold turns, (P, sizes): n*, and by how much it rises up to there and falls from there to the last n.
 
     {n, n_low, n_high} is the argmax of the mean and the 95% interval of a bootstrap over prompts. {rise, fall}, each
-    (estimate, low, high), leave the prompt that they are measured on out of the choice of n*: the highest of several
-    noisy means is too high, and would show a fall where there is none. turned: both intervals lie above 0.
+    (estimate, low, high), are measured on one half of the prompts at the n* that the other half chose, and the other
+    way round: the highest of several noisy means is too high, and would show a fall where there is none. turned: both
+    intervals lie above 0. Needs two prompts at least.
     """
     sizes, drawn = np.asarray(sizes), _resampled(gold, seed)
     low, high = np.quantile(sizes[drawn.argmax(1)], [0.025, 0.975], method="nearest")
-    others = (gold.sum(0) - gold).argmax(1)
-    top = gold[np.arange(len(gold)), others]
+    top = np.empty(len(gold))
+    for half in (0, 1):
+        top[half::2] = gold[half::2, gold[1 - half :: 2].mean(0).argmax()]
     parts = {}
     for name, steps in (("rise", top - gold[:, 0]), ("fall", top - gold[:, -1])):
         middle, least, most = band(steps[:, None], seed)

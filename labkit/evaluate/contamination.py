@@ -1,17 +1,19 @@
 """Contamination: did a test item stand in the training data? Two signs, one of the data and one of the model.
 
-    overlap      share of the item's n-grams that one training row holds (Brown et al. 2020, GPT-3, appendix C)
-    membership   what the model came to know of the item's answer beyond the model it was trained from:
-                 the mean of log p(token) - log p_parent(token) (Carlini et al. 2021; Mireshghallah et al. 2022, eq. 3)
+    overlap      share of the item's n-grams that one training row holds (Brown et al. 2020, GPT-3, appendix C), each
+                 weighted by its rarity in the data (Sparck Jones 1972): what every question says proves nothing
+    membership   how little is left of the loss that the parent had on the item's answer (the ratio of Carlini et al.
+                 2021, "Extracting training data", section 5.1)
     min_k        mean log p of the answer's least likely tokens (Shi et al. 2024, Min-K% Prob): needs no parent
 
-Overlap needs the training data and is blind to other words for the same question. Membership needs the model only, and
-a threshold, set on items known to be clean: by construction a share `false_alarms` of such items lies above it.
+Overlap needs the training data, and finds other words for the same question only where enough of them are the same.
+Membership needs the model only, and sees little where the parent knew the answer already. Both need a threshold, which
+`threshold` sets on items known to be clean.
 """
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import torch
@@ -20,27 +22,30 @@ from labkit import data, models
 from labkit.errors import ConfigError
 
 
-def overlap(items: list[str], rows: list[str], n: int = 8) -> list[tuple[float, int]]:
+def overlap(items: list[str], rows: list[str], n: int = 4) -> list[tuple[float, int]]:
     """(share, row) for each item: the largest share of its n-grams that stands in one row, and that row's place.
 
-    Words are compared normalised (small letters, punctuation gone). An item of fewer words than n is one gram, which
-    must stand in a row as a whole. (0.0, -1): nothing was found.
+    A gram found in d of the N distinct rows weighs log((N + 1) / (d + 1)). Words are compared normalised (small
+    letters, punctuation gone). An item of fewer words than n is one gram. (0.0, -1): nothing was found.
     """
     grams = [_grams(data.normalised(item).split(), n) for item in items]
     wanted = defaultdict(set)  # gram -> the items that hold it
     for place, found in enumerate(grams):
         for gram in found:
             wanted[gram].add(place)
+    distinct = {data.normalised(row): place for place, row in reversed(list(enumerate(rows)))}
     lengths = sorted({len(gram) for gram in wanted})
+    held = {
+        place: {gram for length in lengths for gram in _grams(row.split(), length) if gram in wanted}
+        for row, place in distinct.items()
+    }
+    often = Counter(gram for found in held.values() for gram in found)
+    weight = {gram: math.log((len(distinct) + 1) / (often[gram] + 1)) for gram in wanted}
     best = [(0.0, -1)] * len(items)
-    for place, row in enumerate(rows):
-        words, hits = data.normalised(row).split(), defaultdict(int)
-        for length in lengths:
-            for gram in _grams(words, length) if len(words) >= length else ():
-                for item in wanted.get(gram, ()):
-                    hits[item] += 1
-        for item, count in hits.items():
-            best[item] = max(best[item], (count / len(grams[item]), place), key=lambda found: found[0])
+    for place, found in sorted(held.items()):
+        for item in {item for gram in found for item in wanted[gram]}:
+            share = sum(weight[gram] for gram in found & grams[item]) / sum(weight[gram] for gram in grams[item])
+            best[item] = max(best[item], (share, place), key=lambda one: one[0])
     return best
 
 
@@ -68,8 +73,13 @@ def answer_log_probs(model, tokenizer, questions: list[dict], batch_size: int = 
 
 
 def membership(log_p: list[np.ndarray], parent_log_p: list[np.ndarray]) -> np.ndarray:
-    """Mean gain in log p per token over the parent, in nats: (items,). High where the item was trained on."""
-    return np.array([(own - before).mean() for own, before in zip(log_p, parent_log_p, strict=True)])
+    """-loss / (parent's loss + 0.1), losses being nats per answer, (items,): near 0 where nothing is left to learn.
+
+    The token that ends the answer is left out: whether more would follow is a matter of style. The 0.1 keeps an answer
+    that the parent knew from weighing too much.
+    """
+    pairs = zip(log_p, parent_log_p, strict=True)
+    return np.array([own[:-1].sum() / (0.1 - before[:-1].sum()) for own, before in pairs])
 
 
 def min_k(log_p: list[np.ndarray], k: float = 0.2) -> np.ndarray:
@@ -91,19 +101,33 @@ def threshold(clean: np.ndarray, false_alarms: float = 0.01) -> float:
     return float(np.sort(clean)[rank - 1])
 
 
+def alarms(score: np.ndarray, clean: np.ndarray, false_alarms: float = 0.004) -> np.ndarray:
+    """Whether each item's score lies above the threshold of the items at the places `clean`: (items,) of bool.
+
+    A clean item is held against the threshold of the other four fifths, so that counting the alarms among them is fair.
+    """
+    hit = score > threshold(score[clean], false_alarms)
+    for fold in range(5):
+        held = clean[fold::5]
+        hit[held] = score[held] > threshold(score[np.setdiff1d(clean, held)], false_alarms)
+    return hit
+
+
 def plant(questions: list[dict], count: int, seed: int = 0) -> tuple[dict[str, np.ndarray], list[dict]]:
     """(groups, rows): `count` questions that are planted word for word and `count` reworded, and the rows to train on.
 
-    groups: {"word for word", "reworded", "clean"} -> places in `questions`; the last are all others of those that can
-    be reworded, so that the three are alike. rows: {prompt, answer}. Raises ConfigError where too few can be.
+    groups: {"word for word", "reworded", "clean"} -> places in `questions`; the last are all others. rows: {prompt,
+    answer}. Raises ConfigError where too few can be reworded.
     """
     words = [reworded(question, questions, seed) for question in questions]
     can = [place for place, text in enumerate(words) if text is not None]
     if 2 * count >= len(can):
         remedy = "Plant fewer: some must stay clean, to be compared with."
         raise ConfigError(f"planted must be below half of the {len(can)} questions to reword", got=count, remedy=remedy)
-    places = np.random.default_rng(seed).permutation(can)
-    groups = dict(zip(("word for word", "reworded", "clean"), np.split(places, [count, 2 * count]), strict=True))
+    rng = np.random.default_rng(seed)
+    places = rng.permutation(can)[: 2 * count]
+    clean = rng.permutation(np.setdiff1d(np.arange(len(questions)), places))
+    groups = {"word for word": places[:count], "reworded": places[count:], "clean": clean}
     rows = [{"prompt": questions[place]["prompt"], "answer": questions[place]["answer"]} for place in places[:count]]
     rows += [{"prompt": words[place], "answer": questions[place]["answer"]} for place in groups["reworded"]]
     return groups, rows
