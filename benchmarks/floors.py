@@ -35,7 +35,7 @@ def record(notebook: str, seed: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--notebooks", nargs="+", default=["01", "02", "07"])
+    parser.add_argument("--notebooks", nargs="+", default=["01", "02", "07", "08"])
     options = parser.parse_args()
     found: dict[str, dict] = {}
     for seed in options.seeds:

@@ -258,7 +258,7 @@ class DPOConfig(TuningConfig):
         "sigmoid_sft",
         "Loss on the margin of a pair; _sft adds the chosen answer's own. Notebook 07 draws each.",
         choices=(
-            *("sigmoid_sft", "sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "bco_pair"),
+            *("sigmoid_sft", "sigmoid", "ipo", "hinge", "robust", "sigmoid_norm", "exo_pair", "nca_pair", "bco_pair"),
             *("sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "mpo", "sft"),
         ),
     )
@@ -279,7 +279,7 @@ class DPOConfig(TuningConfig):
 class ORPOConfig(TuningConfig):
     """Notebook 08: from a base model to one that answers as people prefer, in one stage."""
 
-    steps: int = _steps(1150)
+    steps: int = _steps(1200)
     batch_size: int = _batch_size(8)
     learning_rate: float = _learning_rate(4.5e-4)
     warmup_steps: int = _warmup_steps(50)
@@ -292,7 +292,7 @@ class ORPOConfig(TuningConfig):
         "dataset's folder or Hub id.",
     )
     parent: str = _parent()
-    eval_every: int = _eval_every(230)
+    eval_every: int = _eval_every(240)
     retrain: bool = _retrain()
 
 

@@ -21,6 +21,8 @@ FLOORS: list[tuple[str, str, Callable[[dict], float], float, str]] = [
     ("PPO accuracy minus SFT's", "06_ppo", lambda m: m["aligned_accuracy"] - m["instruction_accuracy"], -0.01, "above"),
     ("DPO, seconds", "07_dpo", lambda m: m["train_seconds"], 120, "below"),
     ("DPO gold win rate over SFT", "07_dpo", lambda m: m["win_rate"], 0.75, "above"),
+    ("DPO, seconds", "07_dpo", lambda m: m["train_seconds"], 180, "below"),
+    ("DPO gold win rate over SFT", "07_dpo", lambda m: m["win_rate"], 0.80, "above"),
     ("  its lower bound", "07_dpo", lambda m: m["win_rate_low"], 0.65, "above"),
     ("DPO accuracy minus SFT's", "07_dpo", lambda m: m["aligned_accuracy"] - m["instruction_accuracy"], -0.01, "above"),
     ("DPO declines unsafe", "07_dpo", lambda m: m["aligned_safe_declines"], 0.90, "above"),
@@ -29,6 +31,10 @@ FLOORS: list[tuple[str, str, Callable[[dict], float], float, str]] = [
     ("Goodhart, share of seeds that turn", "14_goodhart", lambda m: m["turned_seeds"] / m["seeds"], 2 / 3, "above"),
     ("contamination found", "14_goodhart", lambda m: m["planted_found"], 0.95, "above"),
     ("contamination, false alarms", "14_goodhart", lambda m: m["false_alarms"], 0.01, "below"),
+    ("ORPO, seconds", "08_orpo", lambda m: m["train_seconds"], 180, "below"),
+    ("ORPO win rate minus DPO's", "08_orpo", lambda m: m["win_rate"] - m["sft_dpo_win_rate"], -0.05, "above"),
+    ("ORPO accuracy minus SFT's", "08_orpo", lambda m: m["accuracy_change"], -0.01, "above"),
+    ("ORPO tokens over SFT + DPO's", "08_orpo", lambda m: m["tokens"] / m["tokens_sft_dpo"], 1.0, "below"),
 ]
 
 
