@@ -108,14 +108,11 @@ def training(config: ShowdownConfig, method: str, steps: int, seed: int, parent:
     return ORPOConfig(**shared, warmup_steps=10, data=config.data)
 
 
-def train(method: str, config: Config) -> runs.Run:
-    """The run of a configuration, from the store or trained now, in a process of its own: its peak is its own.
+def train_apart(stage: str, config: Config) -> runs.Run:
+    """The run of a configuration, from the store or trained now in a process of its own, whose peak is its alone.
 
-    The tiny model trains in this process, where nothing is measured. Raises TrainingError where the training fails.
+    Raises TrainingError where that process fails.
     """
-    stage = STAGE[method]
-    if config.model == "smoke":
-        return pipeline.train_stage(stage, config, say=lambda line: None)
     found = None if config.retrain else pipeline.existing(stage, config)
     if found is None or found.status != "finished":
         file = runs.runs_dir() / "showdown" / "config.json"
@@ -125,7 +122,7 @@ def train(method: str, config: Config) -> runs.Run:
         found = pipeline.existing(stage, config)
         if done.returncode or found is None or found.status != "finished":
             remedy = f"Run `python -m labkit train {file}` to see it fail."
-            raise TrainingError(f"{method} did not finish", got=done.stderr.strip()[-500:], remedy=remedy)
+            raise TrainingError(f"{stage} did not finish", got=done.stderr.strip()[-500:], remedy=remedy)
     return found
 
 
@@ -135,7 +132,11 @@ def train_all(config: ShowdownConfig, parent: str, steps: dict[str, int], say=pr
     for seed in range(config.seed, config.seed + config.seeds):
         for method in ("reward model", *(name for name in STAGE if name != "reward model")):
             reward = found["reward model"][-1].id if method in WITH_REWARD else ""
-            run = train(method, training(config, method, steps[method], seed, parent, reward))
+            one = training(config, method, steps[method], seed, parent, reward)
+            if config.model == "smoke":  # a process takes longer to start than this model to train
+                run = pipeline.train_stage(STAGE[method], one, say=lambda line: None)
+            else:
+                run = train_apart(STAGE[method], one)
             found.setdefault(method, []).append(run)
             say(f"seed {seed} | {method:13} | {steps[method]:5} steps | {run.info['seconds']:4.0f} s | {run.id}")
     return found

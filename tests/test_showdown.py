@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from labkit import models, pipeline, preferences, runs, showdown
+from labkit import models, pipeline, preferences, showdown
 from labkit.config import ShowdownConfig, sized
 from labkit.errors import ConfigError, TrainingError
 
@@ -77,11 +78,11 @@ def test_every_method_from_the_same_parent(store):
 
 
 def test_a_training_in_a_process_of_its_own(store, monkeypatch):
-    """Only nano and larger train apart, so a run is put in the store and a failing command in the way."""
-    config = showdown.training(ShowdownConfig(), "ORPO", 2, 0, "")
-    with pytest.raises(TrainingError, match="ORPO did not finish"):
-        monkeypatch.setattr(showdown.sys, "executable", "false")
-        showdown.train("ORPO", dataclasses.replace(config, parent=""))
-    run = runs.open_run("orpo", config, parent=pipeline.source_of(config)[1], data_hash=preferences.data_hash("lab"))
-    run.finish(held_out_loss=1.0)
-    assert showdown.train("ORPO", config).id == run.id  # found in the store: no process
+    parent = pipeline.sft_run("smoke", 0, say=lambda line: None).id
+    config = showdown.training(ShowdownConfig(model="smoke"), "SFT on chosen", 2, 5, parent)
+    run = showdown.train_apart("sft", config)
+    assert run.status == "finished" and run.info["seed"] == 5 and run.info["pid"] != os.getpid()
+    monkeypatch.setattr(showdown.sys, "executable", "false")
+    assert showdown.train_apart("sft", config).id == run.id  # found in the store: no process
+    with pytest.raises(TrainingError, match="sft did not finish"):
+        showdown.train_apart("sft", dataclasses.replace(config, seed=6))
