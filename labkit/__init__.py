@@ -28,10 +28,12 @@ _NAMES = {  # public name -> the module that holds it
     "DPOConfig": "config",
     "ORPOConfig": "config",
     "PPOConfig": "config",
+    "ShowdownConfig": "config",
     "BenchmarksConfig": "config",
     "ArenaConfig": "config",
     "WordMetricsConfig": "config",
     "JudgeConfig": "config",
+    "GoodhartConfig": "config",
     "LabError": "errors",
     "Run": "runs",
     "describe_versions": "runs",
@@ -44,7 +46,7 @@ _NAMES = {  # public name -> the module that holds it
 _MODULES = (
     *("adapters", "background", "budget", "cards", "config", "data", "errors", "evaluate", "execute", "fetch"),
     *("fields", "gate", "health", "lineage", "models", "on_policy", "parameters", "pipeline", "ppo", "preferences"),
-    *("rack", "records", "rewards", "rollouts", "runs", "stages", "training", "ui", "verdicts"),
+    *("proxies", "rack", "records", "rewards", "rollouts", "runs", "showdown", "stages", "training", "ui", "verdicts"),
 )
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])

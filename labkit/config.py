@@ -4,6 +4,7 @@ What a field may hold stands beside it (`option`); a value of wrong type or rang
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,9 +14,11 @@ from labkit.errors import ConfigError
 from labkit.fields import check_names, checked, option, why_disabled
 
 # what model = "smoke" makes of values left at their defaults; what "smol" does, a Config's SMOL says
-SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1, "limit": 8}
-SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1, "votes": 40, "repeats": 2}
 SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1}
+SMOKE |= {"limit": 8, "votes": 40, "repeats": 2}
+SMOKE |= {"sampled_questions": 4, "samples": 8, "pair_counts": "8,16", "proxy_steps": 2, "kl_coefs": "0.1"}
+SMOKE |= {"ppo_steps": 2, "planted": 20, "passes": 1}
+SMOKE |= {"budget": 40_000}
 SMOKE |= {"tokenizer_steps": 2, "judged_pairs": 12, "judge": "smoke"}
 
 
@@ -383,14 +386,47 @@ class RewardConfig(TuningConfig):
     retrain: bool = _retrain()
 
 
-STAGES: dict[str, type[Config]] = {
-    "pretrain": PretrainConfig,
-    "sft": SFTConfig,
-    "reward": RewardConfig,
-    "ppo": PPOConfig,
-    "dpo": DPOConfig,
-    "orpo": ORPOConfig,
-}
+@dataclass(frozen=True, kw_only=True)
+class ShowdownConfig(Config):
+    """Notebook 09: every way of preference tuning from one parent, on the same pairs, for the same compute."""
+
+    seeds: int = option(3, "Trainings of each method, all from the same parent.", low=1, high=20, unit="seeds")
+    budget: int = option(
+        600_000, "Compute of each method: a token forward is 1, backward 2 more.", low=1, high=10**12, unit="passes"
+    )
+    learning_rate: float = _learning_rate(1e-4)
+    samples: int = option(8, "Answers that best-of-n chooses from.", low=2, high=256, unit="answers")
+    data: str = option("lab", 'The preference pairs: "lab", a JSONL or parquet file, a dataset\'s folder or Hub id.')
+    retrain: bool = _retrain()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoodhartConfig(Config):
+    """Notebook 14: what becomes of a measure, a reward or a benchmark, that selection or training aims at."""
+
+    seeds: int = option(3, "Repetitions, each with its own model, pairs and samples.", low=1, high=20, unit="seeds")
+    sampled_questions: int = option(32, "Test questions to sample answers to.", low=2, high=500, unit="questions")
+    samples: int = option(256, "Answers sampled to each question; the largest n.", low=2, high=4096, unit="answers")
+    confound: str = option(
+        "shorter", "Which answer is the chosen one in nearly every pair.", choices=("none", "shorter", "longer")
+    )
+    noise: float = option(0.0, "Share of the pairs whose labels are exchanged.", low=0.0, high=0.5)
+    pair_counts: str = option("32,128,512", "Numbers of pairs that reward models learn from, parted by commas.")
+    proxy_steps: int = option(60, "Steps of 8 pairs that a reward model trains for.", low=1, high=100_000, unit="steps")
+    kl_coefs: str = option("0.3,0.03,0.0", "Prices of a nat, falling, that PPO pays in turn, parted by commas.")
+    ppo_steps: int = option(20, "Steps of each PPO run.", low=1, high=100_000, unit="steps")
+    planted: int = option(100, "Test questions put into training, and as many reworded ones.", low=2, high=200)
+    passes: int = option(4, "Times that each planted question is trained on.", low=1, high=1000)
+    retrain: bool = _retrain()
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, number, kind in (("pair_counts", r"[1-9]\d*", "whole"), ("kl_coefs", r"\d+(\.\d+)?", "decimal")):
+            if not all(re.fullmatch(number, part.strip()) for part in getattr(self, name).split(",")):
+                remedy = f'Write for example {name} = "{type(self).__dataclass_fields__[name].default}".'
+                raise ConfigError(
+                    f"{name} must be {kind} numbers parted by commas", got=getattr(self, name), remedy=remedy
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -470,10 +506,12 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "06_ppo": PPOConfig,
     "07_dpo": DPOConfig,
     "08_orpo": ORPOConfig,
-    "11_benchmarks": BenchmarksConfig,
-    "13_arena": ArenaConfig,
+    "09_alignment_showdown": ShowdownConfig,
     "10_word_level_metrics": WordMetricsConfig,
+    "11_benchmarks": BenchmarksConfig,
     "12_llm_as_judge": JudgeConfig,
+    "13_arena": ArenaConfig,
+    "14_goodhart": GoodhartConfig,
 }
 
 

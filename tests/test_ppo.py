@@ -474,4 +474,4 @@ def test_a_reward_model_reads_a_conversation_turn_by_turn(folder, store, monkeyp
 def test_tokens_of_a_picture_are_no_markup():
     figure = plots.tokens(["<b>", " a", " a"], {"value": [1.0, 2.0, 3.0]}, title="", y="")
     assert figure.layout.xaxis.ticktext == ("&lt;b&gt;", " a", " a") and list(figure.data[0].x) == [0, 1, 2]
-    assert plots.lines([0.0, 1.0], {"a": [1.0, 2.0]}, title="", label="x", y="y").layout.xaxis.title.text == "x"
+    assert plots.lines([0.0, 1.0], {"a": [1.0, 2.0]}, title="", x="x", y="y").layout.xaxis.title.text == "x"

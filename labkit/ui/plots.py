@@ -89,15 +89,41 @@ def shares(scores: dict[str, dict[str, tuple]], names: dict[str, str], *, title:
     return figure
 
 
-def points(found: dict[str, tuple], *, title: str, x: str, y: str) -> go.Figure:
+def points(found: dict[str, tuple], *, title: str, x: str, y: str, colours: dict | None = None) -> go.Figure:
     """One labelled point for each name, from (x, share, low, high): x on a logarithmic axis, intervals drawn."""
     figure = _figure(title, x, y)
-    for (name, (place, share, low, high)), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
+    colours = colours or dict(zip(found, cycle(COLOURS.values()), strict=False))
+    for name, (place, share, low, high) in found.items():
         error = {"type": "data", "array": [high - share], "arrayminus": [share - low]}
-        marker = {"color": colour, "size": 10}
+        marker = {"color": colours[name], "size": 10}
         figure.add_scatter(x=[place], y=[share], error_y=error, name=name, mode="markers", marker=marker)
     figure.update_xaxes(type="log")
     figure.update_yaxes(tickformat=".0%")
+    return figure
+
+
+def bands(found: dict[str, tuple], *, title: str, x: str, y: str) -> go.Figure:
+    """A line for each name, from (xs, middles, lows, highs), inside its interval."""
+    figure = _figure(title, x, y)
+    for (name, (xs, middles, lows, highs)), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
+        both = {"x": [*xs, *reversed(xs)], "y": [*highs, *reversed(lows)], "fill": "toself", "hoverinfo": "skip"}
+        figure.add_scatter(
+            **both, mode="none", fillcolor=colour, opacity=0.18, legendgroup=name, showlegend=False, name=name
+        )
+        figure.add_scatter(x=xs, y=middles, name=name, mode="lines+markers", line_color=colour, legendgroup=name)
+    return figure
+
+
+def binned(found: dict[str, tuple], *, title: str, x: str, y: str, diagonal: tuple[float, float] | None = None):
+    """For each name a line with intervals through (xs, middles, lows, highs); dotted from here to there: y = x."""
+    figure = _figure(title, x, y)
+    for (name, (xs, middles, lows, highs)), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
+        middle, low, high = (np.asarray(values, dtype=float) for values in (middles, lows, highs))
+        error = {"type": "data", "array": high - middle, "arrayminus": middle - low}
+        figure.add_scatter(x=xs, y=middle, error_y=error, name=name, mode="lines+markers", line={"color": colour})
+    if diagonal:
+        line = {"color": COLOURS["grey"], "dash": "dot"}
+        figure.add_scatter(x=diagonal, y=diagonal, name="perfect", mode="lines", line=line)
     return figure
 
 

@@ -1,0 +1,142 @@
+"""Contamination: overlap of known texts, log-probabilities against the plain forward pass, thresholds, plants found."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from labkit import data, models
+from labkit.config import SFTConfig
+from labkit.errors import ConfigError
+from labkit.evaluate import answers, contamination
+from labkit.stages import sft
+
+
+def test_overlap_finds_the_row_whatever_its_letters():
+    rows = ["a b c d", "Well: the CAPITAL, of Peru is Lima. Really!", "the capital of Chile", "a b c d"]
+    found = contamination.overlap(
+        ["The capital of Peru is Lima?", "the capital of Chile is Santiago", "x y"], rows, n=3
+    )
+    assert found[0] == (1.0, 1) and found[2] == (0.0, -1)
+    twice, once, never = (math.log(4 / (often + 1)) for often in (2, 1, 0))  # of three distinct rows
+    assert found[1] == (pytest.approx((twice + once) / (twice + once + 2 * never)), 2)
+
+
+def test_overlap_of_an_item_shorter_than_n_needs_all_of_it():
+    assert contamination.overlap(["Who won?"], ["who won the game", "who has won"], n=8) == [(1.0, 0)]
+    assert contamination.overlap(["Who won?"], ["who has won"], n=8) == [(0.0, -1)]
+
+
+def test_what_every_row_says_proves_nothing():
+    """Both items share six of eight words with a row; in the first they are the words of all rows."""
+    rows = [f"tell me now what is the {word}" for word in ("sun", "moon", "sea", "sky")] + [
+        "red lamps burn all night here"
+    ]
+    usual, rare = contamination.overlap(
+        ["tell me now what is the big fish", "red lamps burn all night here big fish"], rows
+    )
+    assert usual[0] < 0.2 < 0.45 < rare[0]
+
+
+def test_the_labs_own_data_is_clean_and_a_copy_is_not():
+    questions = data.questions()
+    rows = [f"{row['prompt']} {row['answer']}" for row in data.instructions("lab")[0]]
+    items = [f"{question['prompt']} {question['answer']}" for question in questions]
+    found = contamination.overlap(items, [*rows, "Hello. " + items[7].upper()])
+    assert [place for place, (share, _) in enumerate(found) if share > 0.999] == [7] and found[7][1] == len(rows)
+
+
+def test_log_probs_are_those_of_one_row_at_a_time():
+    model, tokenizer = models.load("smoke")
+    questions = data.questions(few=True)[:7]
+    found = contamination.answer_log_probs(model, tokenizer, questions, batch_size=3)
+    prompts, said = ([question[name] for question in questions] for name in ("prompt", "answer"))
+    sums, counts = answers.log_probs(model, tokenizer, prompts, said)
+    assert [len(row) for row in found] == counts.tolist()
+    assert [float(row.sum()) for row in found] == pytest.approx(sums.tolist(), rel=2e-2)
+
+
+def test_signals_by_hand():
+    own, parent = [np.array([-1.0, -3.0, -0.5, -0.1, -0.2])], [np.array([-2.0, -3.0, -1.0, -0.1, -0.4])]
+    assert contamination.membership(own, parent)[0] == pytest.approx(-4.6 / (0.1 + 6.1))  # without the last token
+    assert contamination.min_k(own, 0.2)[0] == -3.0
+    assert contamination.min_k(own, 0.4)[0] == pytest.approx(-2.0)
+
+
+def test_the_threshold_keeps_its_promise():
+    rng = np.random.default_rng(0)
+    rates = []
+    for _ in range(500):
+        scores = rng.normal(size=150 + 1000)
+        rates.append((scores[150:] > contamination.threshold(scores[:150], 0.01)).mean())
+    assert 0.004 < np.mean(rates) < 0.011  # of 151 the two highest: (151 - 150) / 151 = 0.66%
+    with pytest.raises(ConfigError, match="99 at least"):
+        contamination.threshold(np.zeros(98), 0.01)
+
+
+def test_a_clean_item_has_no_part_in_its_own_threshold():
+    rng, found, false = np.random.default_rng(0), [], []
+    for _ in range(200):
+        score, clean = rng.normal(size=520), rng.permutation(520)[:500]
+        planted = np.setdiff1d(np.arange(520), clean)
+        score[planted] += 6
+        hit = contamination.alarms(score, clean, 0.004)
+        found.append(hit[planted].mean())
+        false.append(hit[clean].mean())
+    assert np.mean(found) > 0.95 and 0.001 < np.mean(false) < 0.004  # above the highest of 400: 1 in 401
+
+
+def test_reworded_asks_the_same_of_the_same():
+    questions = data.questions()
+    changed = 0
+    for question in questions:
+        words = contamination.reworded(question, questions)
+        if words is not None:
+            assert question["entity"].lower() in words.lower() and words != question["prompt"]
+            assert not re.search(r"\b(word|term|element) an? ", words)  # an article where none belongs
+            changed += 1
+        else:
+            assert question["split"] == "skill"
+    assert changed > 800
+    one = next(question for question in questions if f" an {question['entity']}" in question["prompt"])
+    assert f"an {one['entity']}" in contamination.reworded(one, questions)
+
+
+def test_plants_are_rows_to_train_on_and_the_rest_is_clean():
+    questions = data.questions()
+    groups, rows = contamination.plant(questions, 100, seed=3)
+    places = np.concatenate(list(groups.values()))
+    assert len(set(places)) == len(places) == 1058 and [len(group) for group in groups.values()] == [100, 100, 858]
+    for place, row in zip(places, rows, strict=False):
+        assert row["answer"] == questions[place]["answer"]
+    same = [row["prompt"] == questions[place]["prompt"] for place, row in zip(places, rows, strict=False)]
+    assert same == [True] * 100 + [False] * 100
+    assert (contamination.plant(questions, 100, seed=4)[0]["clean"] != groups["clean"]).any()
+    with pytest.raises(ConfigError, match="planted must be below half of the 818"):
+        contamination.plant(questions, 409)
+
+
+def test_items_trained_on_are_told_from_clean_ones(tmp_path, store):
+    """Half of forty random strings are learned by heart by a tiny model: both signals are higher for nearly all."""
+    rng = np.random.default_rng(0)
+    words = ["river", "stone", "lamp", "house", "dog", "cat", "tree", "hill"]
+    said = [" ".join(rng.choice(words, 8)) for _ in range(40)]
+    items = [{"prompt": f"Say {number}", "answer": text} for number, text in enumerate(said)]
+    tokenizer = models.train_tokenizer([f"{item['prompt']} {item['answer']}" for item in items], 320)
+    models.new_model(tokenizer, hidden_size=32, layers=2, heads=2, seed=0).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [items[0], *items[:20] * 2]  # the first row is held out
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = SFTConfig(
+        model=str(tmp_path / "model"), data=str(tmp_path / "rows.jsonl"), steps=150, eval_every=150, learning_rate=3e-3
+    )
+    torch.manual_seed(0)
+    run = sft.train(config, tmp_path / "model", "tiny", say=lambda *_: None)
+    parent, _ = models.load(tmp_path / "model")
+    model, _ = models.load(run.checkpoint)
+    log_p, parent_log_p = (contamination.answer_log_probs(one, tokenizer, items) for one in (model, parent))
+    for signal in (contamination.membership(log_p, parent_log_p), contamination.min_k(log_p)):
+        assert (signal[:20, None] > signal[None, 20:]).mean() > 0.98  # the area under the ROC curve
