@@ -372,6 +372,8 @@ class PPOConfig(TuningConfig):
 class RewardConfig(TuningConfig):
     """Notebook 05: from preference pairs to a model that scores answers."""
 
+    SMOL: ClassVar[dict] = {"steps": 60, "batch_size": 4, "learning_rate": 5e-5, "eval_every": 60}
+
     steps: int = _steps(200)
     batch_size: int = _batch_size(16)
     learning_rate: float = _learning_rate(1e-4)
@@ -380,6 +382,9 @@ class RewardConfig(TuningConfig):
         0.01, "Pull of a pair's two rewards to a sum of 0, which the preferences alone leave open.", low=0.0, high=10.0
     )
     pairs: int = option(0, "Pairs to learn from, drawn by the seed; 0: all.", low=0, high=100_000_000, unit="pairs")
+    off_topic: bool = option(
+        True, "Add to each pair one whose rejected answer is another prompt's chosen one (Liu et al. 2024)."
+    )
     data: str = option("lab", 'The preference pairs: "lab", a JSONL or parquet file, a dataset\'s folder or Hub id.')
     parent: str = _parent()
     eval_every: int = _eval_every(100)

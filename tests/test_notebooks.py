@@ -48,11 +48,12 @@ def test_smoke(name):
     assert record["seconds"] > 0 and record["peak_rss_mb"] < 3000
 
 
-def test_dpo_on_pairs_of_ones_own(tmp_path):
+@pytest.mark.parametrize(("name", "metric"), [("05_reward_model", "held_out_accuracy"), ("07_dpo", "win_rate")])
+def test_on_pairs_of_ones_own(tmp_path, name, metric):
     """Few and conversational, as in trl's documentation."""
     said = [[{"role": role, "content": text}] for role, text in (("user", "Hi?"), ("assistant", "Hello."))]
     row = {"prompt": said[0], "chosen": said[1], "rejected": [{"role": "assistant", "content": "What?"}]}
     own = tmp_path / "own.jsonl"
     own.write_text("\n".join([json.dumps(row)] * 5))
-    record = json.loads((run_notebook("07_dpo", {"model": "smoke", "data": str(own)}) / "record.json").read_text())
-    assert record["metrics"]["win_rate"] is not None
+    record = json.loads((run_notebook(name, {"model": "smoke", "data": str(own)}) / "record.json").read_text())
+    assert record["metrics"][metric] is not None

@@ -56,9 +56,10 @@ def quiet(*_):
     pass
 
 
-@pytest.mark.parametrize("pull", [0.0, 1.0])
+@pytest.mark.parametrize("pull", [0.0, 0.5])
 def test_a_new_head_prefers_nothing_and_the_loss_is_minus_log_sigmoid(folder, pull):
-    run = trained(folder, steps=10, eval_every=10, seed=2, center_rewards_coefficient=pull)
+    options = {"off_topic": False, "center_rewards_coefficient": pull}
+    run = trained(folder, steps=10, eval_every=10, seed=2, **options)
     assert run.history()[0]["held_out_loss"] == pytest.approx(torch.tensor(2.0).log().item(), abs=1e-6)
     _, held_out = preferences.pairs(str(folder / "pairs.jsonl"))
     score = rewards.load(run)
@@ -171,6 +172,20 @@ def test_a_stop_is_resumed_to_the_same_losses(folder, store):
     losses = [[(row["step"], row["loss"]) for row in rows if "loss" in row] for rows in (whole, again.history())]
     assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]]
     assert losses[1][-1][1] == pytest.approx(losses[0][-1][1], rel=1e-3)
+
+
+def test_off_topic_pairs_reject_what_was_chosen_for_another_prompt(folder):
+    pairs, _ = preferences.pairs(str(folder / "pairs.jsonl"))
+    found, again = (reward.off_topic(pairs, 0) for _ in range(2))
+    assert found.to_list() == again.to_list() != reward.off_topic(pairs, 1).to_list()
+    assert [found[name] for name in ("prompt", "chosen")] == [pairs[name] for name in ("prompt", "chosen")]
+    for row in found:
+        assert row["rejected"] in pairs["chosen"] and row["rejected"] != row["chosen"]
+    shared = [len(set(row["chosen"].split()) & set(row["rejected"].split())) for row in found]
+    assert sum(shared) / len(shared) > 0.5  # of two words; drawn blindly it would be a sixth of them
+    lone = pairs.select([0, 0])
+    assert reward.off_topic(lone, 0)["rejected"] == lone["rejected"]  # nothing else to reject
+    assert trained(folder, off_topic=False, seed=8).id != trained(folder, seed=8).id
 
 
 def test_bad_pairs_are_refused_before_training(folder, tmp_path):

@@ -5,6 +5,7 @@ loss = -log sigmoid(r(chosen) - r(rejected))                      Christiano et 
        + center_rewards_coefficient (r(chosen) + r(rejected))^2   Eisenstein et al. 2023: fixes the zero point
 """
 
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +46,8 @@ def train(
         for note in preferences.check(concatenate_datasets([pairs, held_out]), tokenizer, max_length):
             say(note)
     pairs = pairs.shuffle(seed=config.seed)
-    pairs = pairs.select(range(min(config.pairs or len(pairs), len(pairs))))
-    held_out = held_out.select(range(min(32 if config.model == "smoke" else 256, len(held_out))))
+    pairs = pairs.select(range(min(config.pairs or len(pairs), 200 if config.model == "smoke" else len(pairs))))
+    held_out = held_out.select(range(min({"smoke": 32, "smol": 64}.get(config.model, 256), len(held_out))))
 
     recorder = training.Recorder(run, say, stop)
     if at_look is not None:
@@ -65,17 +66,36 @@ def train(
         adam_beta2=0.95,
         weight_decay=0.0,
     )
+    learned = concatenate_datasets([pairs, off_topic(pairs, config.seed)]) if config.off_topic else pairs
     trainer = trl.RewardTrainer(
         model, args, processing_class=tokenizer, callbacks=[recorder],
-        train_dataset=tokens(tokenizer, pairs, max_length), eval_dataset=tokens(tokenizer, held_out, max_length),
+        train_dataset=tokens(tokenizer, learned, max_length), eval_dataset=tokens(tokenizer, held_out, max_length),
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     if training.fit(trainer, run, stop):
         training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
         looks = [row for row in run.history() if "held_out_loss" in row]
         last = {name: looks[-1][name] for name in looks[-1] if name.startswith("held_out")}
-        run.finish(**last, pairs=len(pairs), pairs_seen=config.steps * config.batch_size, **models.weights(model))
+        counts = {"pairs": len(pairs), "held_out_pairs": len(held_out), "pairs_seen": config.steps * config.batch_size}
+        run.finish(**last, **counts, **models.weights(model))
     return run
+
+
+def off_topic(pairs: Dataset, seed: int) -> Dataset:
+    """Pairs of the same prompts and chosen answers, whose rejected answer was chosen for another prompt.
+
+    As in robust reward models (Liu et al. 2024, arXiv 2409.13156): a pair's two answers may differ in form alone, and
+    then nothing teaches the model to read the prompt. Of 32 other answers the one with the most words in common is
+    taken, for it is the hardest to tell apart.
+    """
+    draw, chosen = random.Random(seed), pairs["chosen"]
+
+    def other(pair: dict) -> dict:
+        words = set(pair["chosen"].split())
+        found = [text for text in draw.choices(chosen, k=32) if text != pair["chosen"]]
+        return {"rejected": max(found, key=lambda text: len(words & set(text.split())), default=pair["rejected"])}
+
+    return pairs.map(other)
 
 
 def tokens(tokenizer, pairs: Dataset, max_length: int) -> Dataset:
