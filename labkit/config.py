@@ -410,16 +410,16 @@ class GoodhartConfig(Config):
     """Notebook 14: what becomes of a measure, a reward or a benchmark, that selection or training aims at."""
 
     seeds: int = option(3, "Repetitions, each with its own model, pairs and samples.", low=1, high=20, unit="seeds")
-    sampled_questions: int = option(32, "Test questions to sample answers to.", low=2, high=500, unit="questions")
+    sampled_questions: int = option(20, "Test questions to sample answers to.", low=2, high=500, unit="questions")
     samples: int = option(256, "Answers sampled to each question; the largest n.", low=2, high=4096, unit="answers")
     confound: str = option(
         "shorter", "Which answer is the chosen one in nearly every pair.", choices=("none", "shorter", "longer")
     )
     noise: float = option(0.0, "Share of the pairs whose labels are exchanged.", low=0.0, high=0.5)
-    pair_counts: str = option("32,128,512", "Numbers of pairs that reward models learn from, parted by commas.")
+    pair_counts: str = option("32,480", "Numbers of pairs that reward models learn from, parted by commas.")
     proxy_steps: int = option(60, "Steps of 8 pairs that a reward model trains for.", low=1, high=100_000, unit="steps")
-    kl_coefs: str = option("0.3,0.03,0.0", "Prices of a nat, falling, that PPO pays in turn, parted by commas.")
-    ppo_steps: int = option(20, "Steps of each PPO run.", low=1, high=100_000, unit="steps")
+    kl_coefs: str = option("0.1,0.0", "Prices of a nat, falling, that PPO pays in turn, parted by commas.")
+    ppo_steps: int = option(25, "Steps of each PPO run.", low=1, high=100_000, unit="steps")
     planted: int = option(100, "Test questions put into training, and as many reworded ones.", low=2, high=200)
     passes: int = option(4, "Times that each planted question is trained on.", low=1, high=1000)
     retrain: bool = _retrain()
