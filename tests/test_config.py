@@ -50,7 +50,7 @@ def test_wrong_types_and_choices():
     refused(lambda: SFTConfig(retrain="true"), "retrain must be True or False", "'true'", "retrain = True")
     refused(lambda: SFTConfig(retrain=1), "retrain must be True or False")
     refused(lambda: SFTConfig(steps=100.0), "got 100.0", "steps = 100.")
-    refused(lambda: DPOConfig(loss_type="sigmoidal"), "sigmoid, sigmoid_norm", "Did you mean loss_type = 'sigmoid'")
+    refused(lambda: DPOConfig(loss_type="sigmoidal"), "sigmoid, ipo, hinge", "Did you mean loss_type = 'sigmoid'")
     refused(lambda: DPOConfig(beta=20), "0.001 to 10", "got 20", "beta = 10.0")
     refused(lambda: DPOConfig(beta=10**400), "beta must be a number")
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from labkit.config import check_base_url
+from labkit.config.studies import check_base_url
 from labkit.errors import ConfigError, ModelError
 
 LONGEST_WAIT = 60.0  # seconds, whatever Retry-After says
