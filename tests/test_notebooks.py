@@ -48,7 +48,10 @@ def test_smoke(name):
     assert record["seconds"] > 0 and record["peak_rss_mb"] < 3000
 
 
-@pytest.mark.parametrize(("name", "metric"), [("05_reward_model", "held_out_accuracy"), ("07_dpo", "win_rate")])
+OWN = {"05_reward_model": "held_out_accuracy", "06_ppo": "win_rate", "07_dpo": "win_rate", "08_orpo": "win_rate"}
+
+
+@pytest.mark.parametrize(("name", "metric"), OWN.items())
 def test_on_pairs_of_ones_own(tmp_path, name, metric):
     """Few and conversational, as in trl's documentation."""
     said = [[{"role": role, "content": text}] for role, text in (("user", "Hi?"), ("assistant", "Hello."))]
