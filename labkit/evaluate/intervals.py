@@ -23,3 +23,10 @@ def mean(values, confidence: float = 0.95) -> tuple[float, float, float]:
         return middle, float("-inf"), float("inf")
     half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
     return middle, middle - half, middle + half
+
+
+def difference(one: tuple[int, int], other: tuple[int, int]) -> tuple[float, float, float]:
+    """(difference, low, high) of two independent shares, each (successes, trials): Newcombe (1998), method 10, 95%."""
+    (share, low, high), (less, least, most) = proportion(*one), proportion(*other)
+    gap = share - less
+    return gap, gap - float(np.hypot(share - low, most - less)), gap + float(np.hypot(high - share, less - least))
