@@ -118,3 +118,8 @@ def test_kept_answers_are_used_only_for_the_same_questions(tiny, tmp_path):
     first = answers.test(*tiny, folder=tmp_path, questions=[CAPITAL])
     assert answers.test(None, None, folder=tmp_path, questions=[CAPITAL]) == first  # no model needed: read back
     assert [row["id"] for row in answers.test(*tiny, folder=tmp_path, questions=[UNSAFE, LIST])] == ["x-1", "x-2"]
+
+
+def test_the_difference_of_two_shares_is_newcombes():
+    assert intervals.difference((56, 70), (48, 80)) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)  # his table II
+    assert intervals.difference((10, 10), (0, 20))[2] == 1.0

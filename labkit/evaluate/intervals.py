@@ -88,3 +88,10 @@ def bootstrap(statistic, *columns, draws: int = 1000, seed: int = 0) -> tuple[fl
     places = np.random.default_rng(seed).integers(len(columns[0]), size=(draws, len(columns[0])))
     found = [statistic(*(column[place] for column in columns)) for place in places]
     return (float(statistic(*columns)), *map(float, np.quantile(found, [0.025, 0.975])))
+
+
+def difference(one: tuple[int, int], other: tuple[int, int]) -> tuple[float, float, float]:
+    """(difference, low, high) of two independent shares, each (successes, trials): Newcombe (1998), method 10, 95%."""
+    (share, low, high), (less, least, most) = proportion(*one), proportion(*other)
+    gap = share - less
+    return gap, gap - float(np.hypot(share - low, most - less)), gap + float(np.hypot(high - share, less - least))
