@@ -9,12 +9,11 @@ from labkit.errors import ConfigError
 from labkit.fields import check_names, checked, option, why_disabled
 
 # what model = "smoke" makes of values left at their defaults; what "smol" does, a Config's SMOL says
-SMOKE = {"steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1}
-SMOKE |= {"limit": 8, "votes": 40, "repeats": 2}
-SMOKE |= {"sampled_questions": 4, "samples": 8, "pair_counts": "8,16", "proxy_steps": 2, "kl_coefs": "0.1"}
-SMOKE |= {"ppo_steps": 2, "planted": 20, "passes": 1}
-SMOKE |= {"budget": 40_000}
-SMOKE |= {"tokenizer_steps": 2, "judged_pairs": 12, "judge": "smoke"}
+SMOKE = {
+    "steps": 4, "eval_every": 2, "adapter_steps": 2, "ranks": "1,4", "seeds": 1, "limit": 8, "votes": 40, "repeats": 2,
+    "sampled_questions": 4, "samples": 8, "pair_counts": "8,16", "proxy_steps": 2, "kl_coefs": "0.1", "ppo_steps": 2,
+    "planted": 20, "passes": 1, "budget": 40_000, "tokenizer_steps": 2, "judged_pairs": 12, "judge": "smoke",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,7 +126,7 @@ class GoodhartConfig(Config):
     noise: float = option(0.0, "Share of the pairs whose labels are exchanged.", low=0.0, high=0.5)
     pair_counts: str = option("32,480", "Numbers of pairs that reward models learn from, parted by commas.")
     proxy_steps: int = option(60, "Steps of 8 pairs that a reward model trains for.", low=1, high=100_000, unit="steps")
-    kl_coefs: str = option("0.1,0.0", "Prices of a nat, falling, that PPO pays in turn, parted by commas.")
+    kl_coefs: str = option("0.3,0.0", "Prices of a nat, falling, that PPO pays in turn, parted by commas.")
     ppo_steps: int = option(25, "Steps of each PPO run.", low=1, high=100_000, unit="steps")
     planted: int = option(100, "Test questions put into training, and as many reworded ones.", low=2, high=200)
     passes: int = option(4, "Times that each planted question is trained on.", low=1, high=1000)
