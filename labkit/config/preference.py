@@ -23,10 +23,10 @@ class RewardConfig(TuningConfig):
 
     SMOL: ClassVar[dict] = {"steps": 60, "batch_size": 4, "learning_rate": 5e-5, "eval_every": 60}
 
-    steps: int = steps_option(200)
+    steps: int = steps_option(375)
     batch_size: int = batch_size_option(16)
-    learning_rate: float = learning_rate_option(1e-4)
-    warmup_steps: int = warmup_steps_option(10)
+    learning_rate: float = learning_rate_option(1e-3)
+    warmup_steps: int = warmup_steps_option(20)
     center_rewards_coefficient: float = option(
         0.01, "Pull of a pair's two rewards to a sum of 0, which the preferences alone leave open.", low=0.0, high=10.0
     )
