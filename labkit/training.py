@@ -205,7 +205,7 @@ def probe(config: Config, knobs: dict, n: int = 3) -> float:
     else:
         source = data.BASE if config.model == "nano" else config.model
         model, tokenizer = models.load(source, quantization=quantization, frozen=lora)
-        model = adapters.attach(model, config, tokenizer)
+        model = adapters.attach(model, config, tokenizer) if lora else model
     model = model.to(models.device()).train()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
     ids = torch.randint(model.config.vocab_size, (rows, knobs["seq_length"]), device=model.device)

@@ -85,7 +85,8 @@ def test_a_slow_refusal_is_not_asked_for_again_at_every_turn_of_a_knob(store, mo
     asked, clock = [], itertools.count(0, 3)
 
     def existing(stage, config):
-        asked.append(config.data)
+        if config.data != "lab":  # the pump of an earlier test may still be looking
+            asked.append(config.data)
         raise DataError("no dataset could be read", got=config.data, remedy="Connect.")
 
     monkeypatch.setattr(live.pipeline, "existing", existing)
