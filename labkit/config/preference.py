@@ -23,10 +23,10 @@ class RewardConfig(TuningConfig):
 
     SMOL: ClassVar[dict] = {"steps": 60, "batch_size": 4, "learning_rate": 5e-5, "eval_every": 60}
 
-    steps: int = steps_option(375)
-    batch_size: int = batch_size_option(16)
+    steps: int = steps_option(1200)
+    batch_size: int = batch_size_option(8)
     learning_rate: float = learning_rate_option(1e-3)
-    warmup_steps: int = warmup_steps_option(20)
+    warmup_steps: int = warmup_steps_option(50)
     center_rewards_coefficient: float = option(
         0.01, "Pull of a pair's two rewards to a sum of 0, which the preferences alone leave open.", low=0.0, high=10.0
     )
@@ -36,7 +36,7 @@ class RewardConfig(TuningConfig):
     )
     data: str = option("lab", 'The preference pairs: "lab", a JSONL or parquet file, a dataset\'s folder or Hub id.')
     parent: str = parent_option()
-    eval_every: int = eval_every_option(100)
+    eval_every: int = eval_every_option(300)
     retrain: bool = retrain_option()
 
 
