@@ -262,8 +262,9 @@ def knobs(stage: str, config) -> dict:
         found |= {"method": "lora", "lora_rank": config.lora_rank, "target_modules": config.target_modules}
         found["dtype"] = "bf16" if models.bf16() else "fp32"  # frozen weights, as models.load keeps them
         found["quantization"] = config.quantization
-        taught = stage != "sft" or config.model != "nano" or getattr(config, "parent", "").startswith(("sft-", "dpo-"))
-        found["token_rows"] = 0 if taught else 3  # <|user|>, <|assistant|>, <|end|>: adapters.untaught
+        base = stage in ("sft", "orpo") and (not config.parent or config.parent.startswith("pretrain-"))
+        if base and config.model == "nano":
+            found["token_rows"] = 3  # <|user|>, <|assistant|>, <|end|>: adapters.untaught
     return found
 
 

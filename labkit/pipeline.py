@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from labkit import data, preferences, runs
-from labkit.config import STAGES, Config, DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig, sized
+from labkit.config import STAGES, Config, PPOConfig, RewardConfig, SFTConfig, sized
 from labkit.errors import LabError, Stopped, TrainingError
 
 _training = threading.RLock()  # one training at a time in a process: two at once would both crawl
@@ -29,7 +29,7 @@ def source_of(config: Config, say=print, stop: threading.Event | None = None) ->
         run = runs.get(config.parent)
         return run.checkpoint, run.id
     if STARTS[_stage(config)] == "sft":
-        run = sft_run(config.model, config.seed, say, stop=stop)
+        run = default_run("sft", config.model, config.seed, say, stop)
         if run.status != "finished":
             raise TrainingError("the parent's training was stopped", got=run.id, remedy="Train again to go on with it.")
         return run.checkpoint, run.id
@@ -85,30 +85,12 @@ def _default(kind: type[Config], model: str, seed: int) -> Config:
     return sized(kind(model=model, seed=seed))
 
 
-def sft_run(model: str, seed: int, say=print, stop: threading.Event | None = None, retrain: bool = False) -> runs.Run:
-    """The SFT run at its defaults: from the store, or trained now."""
-    config = dataclasses.replace(_default(SFTConfig, model, seed), retrain=retrain)
-    return train_stage("sft", config, say=say, stop=stop)
-
-
-def dpo_run(model: str, seed: int, say=print, retrain: bool = False) -> runs.Run:
-    """The DPO run at its defaults: from the store, or trained now."""
-    return train_stage("dpo", dataclasses.replace(_default(DPOConfig, model, seed), retrain=retrain), say=say)
-
-
-def orpo_run(model: str, seed: int, say=print, retrain: bool = False) -> runs.Run:
-    """The ORPO run at its defaults: from the store, or trained now."""
-    return train_stage("orpo", dataclasses.replace(_default(ORPOConfig, model, seed), retrain=retrain), say=say)
-
-
-def reward_run(model: str, seed: int, say=print, retrain: bool = False) -> runs.Run:
-    """The reward model's run at its defaults: from the store, or trained now. `labkit.rewards.load` reads it."""
-    return train_stage("reward", dataclasses.replace(_default(RewardConfig, model, seed), retrain=retrain), say=say)
-
-
-def ppo_run(model: str, seed: int, say=print, retrain: bool = False) -> runs.Run:
-    """The PPO run at its defaults: from the store, or trained now."""
-    return train_stage("ppo", dataclasses.replace(_default(PPOConfig, model, seed), retrain=retrain), say=say)
+def default_run(
+    stage: str, model: str, seed: int, say=print, stop: threading.Event | None = None, retrain: bool = False
+) -> runs.Run:
+    """The run of a stage at its defaults: from the store, or trained now."""
+    config = dataclasses.replace(_default(STAGES[stage], model, seed), retrain=retrain)
+    return train_stage(stage, config, say=say, stop=stop)
 
 
 def reward_of(config: PPOConfig, say=print, stop: threading.Event | None = None) -> str:
@@ -131,8 +113,8 @@ def _reward_config(config: PPOConfig) -> RewardConfig:
 def three_stages(model: str, seed: int, *, retrain: bool = False, say=print) -> dict[str, str | Path]:
     """What to load for the base, the instruction and the aligned model; the last two are trained where missing."""
     base, _ = source_of(SFTConfig(model=model, seed=seed))
-    instruction = sft_run(model, seed, say, retrain=retrain)
-    aligned = dpo_run(model, seed, say, retrain=retrain)
+    instruction = default_run("sft", model, seed, say, retrain=retrain)
+    aligned = default_run("dpo", model, seed, say, retrain=retrain)
     return {"base": base, "instruction": instruction.checkpoint, "aligned": aligned.checkpoint}
 
 

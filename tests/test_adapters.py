@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from labkit import adapters, budget, data, models
-from labkit.config import DPOConfig, SFTConfig
+from labkit.config import DPOConfig, ORPOConfig, SFTConfig
 from labkit.errors import ConfigError, ModelError
 from labkit.stages import dpo, sft
 
@@ -71,6 +71,8 @@ def test_the_shipped_base_was_never_taught_its_chat_tokens_and_an_adapter_trains
     after = learned.get_input_embeddings().weight.detach()
     moved = (before != after).any(dim=1).nonzero().flatten().tolist()
     assert moved == new and learned.get_output_embeddings().weight is learned.get_input_embeddings().weight
+    one_stage = ORPOConfig(tuning="lora", lora_rank=1)  # from the base too
+    assert budget.estimate(shape, **budget.knobs("orpo", one_stage)).trainable == run.metrics["trainable_parameters"]
     taught = dataclasses.replace(config, parent="sft-nano-0")
     assert budget.estimate(shape, **budget.knobs("sft", taught)).trainable == run.metrics["trainable_parameters"] - 768
 

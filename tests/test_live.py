@@ -97,6 +97,8 @@ def test_a_slow_refusal_is_not_asked_for_again_at_every_turn_of_a_knob(store, mo
     assert asked == ["nobody/nothing"] and "no dataset could be read" in str(bench.panel.notes)
     bench.panel.set(data="other/thing")
     assert asked == ["nobody/nothing", "other/thing"]
+    bench.panel.set(data="nobody/nothing", model=str(store))  # perhaps it was the model that could not be read
+    assert asked == ["nobody/nothing", "other/thing", "nobody/nothing"]
 
 
 def test_a_cell_goes_the_same_way_as_the_button(bench):

@@ -121,7 +121,7 @@ def test_an_identical_run_is_loaded_and_a_stop_is_resumed(folder, store):
 
 def test_it_starts_from_the_base(store):
     assert pipeline.source_of(ORPOConfig())[0] == data.BASE
-    run = pipeline.orpo_run("smoke", 0, say=quiet)
+    run = pipeline.default_run("orpo", "smoke", 0, say=quiet)
     assert run.stage == "orpo" and run.status == "finished" and run.parent == "smoke"
     assert pipeline.existing("orpo", pipeline._default(ORPOConfig, "smoke", 0)).id == run.id
 

@@ -206,7 +206,7 @@ def test_conversations_train_through_the_pipeline_and_what_is_odd_is_said(tmp_pa
     run = pipeline.train_stage("reward", config, say=said.append)
     assert run.status == "finished" and any("7 of 8 pairs are given twice" in line for line in said)
     assert runs.get(run.parent).stage == "sft"
-    assert pipeline.reward_run("smoke", 1, say=quiet).config["steps"] == 4
+    assert pipeline.default_run("reward", "smoke", 1, say=quiet).config["steps"] == 4
 
 
 @pytest.mark.parametrize("what", ["a language model", "nothing"])

@@ -58,7 +58,7 @@ def test_chosen_file_holds_the_chosen_answers(store, tmp_path):
 
 def test_every_method_from_the_same_parent(store):
     config = sized(ShowdownConfig(model="smoke", budget=20_000))
-    parent = pipeline.sft_run("smoke", 0, say=lambda line: None)
+    parent = pipeline.default_run("sft", "smoke", 0, say=lambda line: None)
     _, tokenizer = models.load(parent.checkpoint)
     length = showdown.lengths(tokenizer, preferences.pairs("lab")[0])
     said, steps = [], showdown.plan(config.budget, length)
@@ -78,7 +78,7 @@ def test_every_method_from_the_same_parent(store):
 
 
 def test_a_training_in_a_process_of_its_own(store, monkeypatch):
-    parent = pipeline.sft_run("smoke", 0, say=lambda line: None).id
+    parent = pipeline.default_run("sft", "smoke", 0, say=lambda line: None).id
     config = showdown.training(ShowdownConfig(model="smoke"), "SFT on chosen", 2, 5, parent)
     run = showdown.train_apart("sft", config)
     assert run.status == "finished" and run.info["seed"] == 5 and run.info["pid"] != os.getpid()

@@ -75,7 +75,7 @@ class Bench(ipywidgets.VBox):
     def __init__(self, notebook: str, config: Config, asked: list[str]):
         self.asked, self.run, self._log, self._training, self._pump = asked, None, None, None, None
         self._drawn, self._views, self._lock = -1, 0, threading.RLock()
-        self._refused: dict[str, str] = {}  # data -> why it cannot be read, until Train asks anew
+        self._refused: dict[tuple, str] = {}  # (model, data) -> why it cannot be read, until Train asks anew
         self.stage = configs.stage_of(notebook)
         self.charts = CHARTS[self.stage]
         self.panel = Panel(notebook, config, on_change=self._changed, on_do=self._do)
@@ -124,15 +124,15 @@ class Bench(ipywidgets.VBox):
 
     def _changed(self, config: Config) -> list[tuple[str, str, str]]:
         """Lines beneath the knobs: what training with them would weigh and take. Finds the run that they have."""
-        data, began = getattr(config, "data", ""), time.monotonic()
-        if data in self._refused:
-            return [("cannot start", self._refused[data], "bad")]
+        named, began = (config.model, getattr(config, "data", "")), time.monotonic()
+        if named in self._refused:
+            return [("cannot start", self._refused[named], "bad")]
         lines = self._estimate(config)
         try:
             run = pipeline.existing(self.stage, config)
         except LabError as error:
             if time.monotonic() - began > 2:  # a Hub id without a network: not asked again at every turn of a knob
-                self._refused[data] = str(error)
+                self._refused[named] = str(error)
             return [*lines, ("cannot start", str(error), "bad")]
         old = self.run.path if getattr(self, "run", None) else None
         if (run.path if run else None) != old:
