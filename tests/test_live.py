@@ -34,6 +34,9 @@ def test_train_from_the_button_to_the_end(bench):
     until(lambda: bench.run is not None and bench.run.status == "finished" and "again" in bench.panel.state["can"])
     assert bench.panel.state["share"] == 1 and "finished" in bench.panel.state["text"]
     assert len(bench.figure.data[0].x) >= 2 and "What is an LLM?" in bench.samples.value
+    bench.samples.value, bench._status = "", "running"  # as if the last row had been drawn before the last answers came
+    bench.refresh()
+    assert "What is an LLM?" in bench.samples.value
     again = live.Bench("02_supervised_fine_tuning", config(), ["What is an LLM?"])  # another kernel, a reloaded page
     assert again.run.id == bench.run.id and again.figure.data[0].x == bench.figure.data[0].x
 
@@ -90,7 +93,7 @@ def test_a_slow_refusal_is_not_asked_for_again_at_every_turn_of_a_knob(store, mo
         raise DataError("no dataset could be read", got=config.data, remedy="Connect.")
 
     monkeypatch.setattr(live.pipeline, "existing", existing)
-    monkeypatch.setattr(live, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(live, "time", types.SimpleNamespace(monotonic=lambda: next(clock), sleep=time.sleep))
     bench = live.Bench("02_supervised_fine_tuning", config(data="nobody/nothing"), ["Hello"])
     bench.panel.set(steps=5)
     bench.panel.set(steps=6)

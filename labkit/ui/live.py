@@ -74,7 +74,7 @@ class Bench(ipywidgets.VBox):
 
     def __init__(self, notebook: str, config: Config, asked: list[str]):
         self.asked, self.run, self._log, self._training, self._pump = asked, None, None, None, None
-        self._drawn, self._views, self._lock = -1, 0, threading.RLock()
+        self._drawn, self._status, self._views, self._lock = -1, "", 0, threading.RLock()
         self._refused: dict[tuple, str] = {}  # (model, data) -> why it cannot be read, until Train asks anew
         self.stage = configs.stage_of(notebook)
         self.charts = CHARTS[self.stage]
@@ -255,13 +255,14 @@ class Bench(ipywidgets.VBox):
     def _refresh(self) -> None:
         self._adopt()
         rows = self._log.read() if self._log else []
-        self.panel.state = self._state(rows)
-        if len(rows) != self._drawn:
+        state = self._state(rows)
+        if len(rows) != self._drawn or state["status"] != self._status:  # the last answers come after the last row
             self._draw(rows)
-            self._drawn = len(rows)
+            self._drawn, self._status = len(rows), state["status"]
             self._show_samples()
             found = health.alarms(rows)
             self.alarms.value = "".join(f"<div role='alert'>&#9888; {safe_html(str(alarm))}</div>" for alarm in found)
+        self.panel.state = state  # last: whoever sees the end sees all of it
         if self.run is not None and self.run.status == "running" and not self._mine():
             self._watch()
 
