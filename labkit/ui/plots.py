@@ -50,7 +50,7 @@ def curves(history: list[dict], names: dict[str, str], *, title: str, y: str) ->
 
 
 def tokens(texts: list[str], found: dict[str, list[float]], *, title: str, y: str) -> go.Figure:
-    """A group of bars for each token of a text, one bar for each name."""
+    """A group of bars for each token of a text, or each thing of a list: one bar for each name."""
     figure = _figure(title, "", y)
     for (name, values), colour in zip(found.items(), cycle(COLOURS.values()), strict=False):
         figure.add_bar(x=list(range(len(texts))), y=values, name=name, marker_color=colour)
