@@ -172,26 +172,10 @@ def paired_difference(rows_a: list[dict], rows_b: list[dict], key: str = "correc
         raise RunError("two runs must have answers with this key in common", got=key, remedy=remedy)
     pairs = [(float(a[key]), float(b[key])) for a, b in both]
     share = all(value in (0.0, 1.0) for pair in pairs for value in pair)
-    middle, low, high = _newcombe(pairs) if share else intervals.mean([a - b for a, b in pairs])
+    middle, low, high = intervals.paired(pairs) if share else intervals.mean([a - b for a, b in pairs])
     counts = {"pairs": len(pairs), "a_higher": sum(a > b for a, b in pairs), "b_higher": sum(b > a for a, b in pairs)}
     reading = "noise" if low <= 0 <= high else "a is higher" if middle > 0 else "b is higher"
     return {"difference": middle, "low": low, "high": high, **counts, "share": share, "reading": reading}
-
-
-def _newcombe(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """(difference, low, high) of paired shares: Newcombe (1998), Statistics in Medicine 17, 2635-2650, method 10.
-
-    It makes Wilson's intervals one for pairs and, unlike the bootstrap, is not of width 0 where no answer changed.
-    """
-    n, sum_a, sum_b = len(pairs), sum(a for a, _ in pairs), sum(b for _, b in pairs)
-    (a, a_low, a_high), (b, b_low, b_high) = intervals.proportion(sum_a, n), intervals.proportion(sum_b, n)
-    product = n * sum(a * b for a, b in pairs) - sum_a * sum_b  # both right x both wrong - only a right x only b right
-    product = max(product - n / 2, 0.0) if product > 0 else product  # Newcombe's correction for continuity
-    spread = math.sqrt(sum_a * (n - sum_a) * sum_b * (n - sum_b))
-    phi = product / spread if spread else 0.0  # the correlation between the two runs' answers
-    below = (a - a_low) ** 2 - 2 * phi * (a - a_low) * (b_high - b) + (b_high - b) ** 2
-    above = (a_high - a) ** 2 - 2 * phi * (a_high - a) * (b - b_low) + (b - b_low) ** 2
-    return a - b, a - b - math.sqrt(below), a - b + math.sqrt(above)
 
 
 def _parent_in(run: Run, known: dict[str, Run]) -> str:

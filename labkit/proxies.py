@@ -6,9 +6,6 @@ confounded the better answer is the shorter one (or the longer one) in nearly ev
            explains the labels as well as quality does (Singhal et al. 2023, "A long way to go")
 """
 
-import json
-from pathlib import Path
-
 import numpy as np
 
 from labkit import pipeline, preferences, runs
@@ -48,15 +45,8 @@ def train(config: GoodhartConfig, count: int, seed: int, say=print) -> runs.Run:
     """The reward model of `count` pairs, made of the SFT run of `seed`: from the store, or trained now."""
     rows = pairs(config.confound, count, noise=config.noise, seed=seed)
     file = runs.runs_dir() / "goodhart" / f"{config.confound}-{config.noise:g}-{count}-{seed}.jsonl"
-    write(rows, file)
+    runs.write_lines(file, rows)
     steps = {"steps": config.proxy_steps, "eval_every": config.proxy_steps, "batch_size": 8}
     steps |= {"learning_rate": 3e-4, "warmup_steps": 5}
     reward = RewardConfig(model=config.model, seed=seed, data=str(file), retrain=config.retrain, **steps)
     return pipeline.train_stage("reward", reward, say=say)
-
-
-def write(rows: list[dict], file: Path) -> Path:
-    """The rows as a JSONL file in the run store, which a stage can train on."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return file

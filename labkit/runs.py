@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -50,8 +51,19 @@ def now() -> str:
 
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file whole or not at all."""
+    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[dict]) -> Path:
+    """Write a JSONL file whole or not at all, and the folder for it where there is none; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
+def _write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair: JSON's \ud83d
     os.replace(temporary, path)
 
 
@@ -181,10 +193,7 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, before training resumes from a checkpoint of that step."""
-        kept = [json.dumps(row) + "\n" for row in self.history() if row["step"] <= step]
-        temporary = self.path / ".metrics.jsonl"
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self.path / "metrics.jsonl")
+        write_lines(self.path / "metrics.jsonl", [row for row in self.history() if row["step"] <= step])
 
     def finish(self, **metrics) -> "Run":
         """Mark as finished with its final metrics. Raises RunError for a metric that is not a finite number."""

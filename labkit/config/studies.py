@@ -87,18 +87,32 @@ class JudgeConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
+        check_key_variable(self.key_variable)
         if self.base_url:
             check_base_url(self.base_url)
 
 
+def check_key_variable(name: str) -> None:
+    """Raise ConfigError, without the text, unless it is an environment variable's name: the key itself may be there."""
+    if name and not re.fullmatch("[A-Z_][A-Z0-9_]*", name):
+        what = "key_variable must be the name of an environment variable, in capital letters, digits and _"
+        remedy = 'Put the key into a variable, and write its name, such as key_variable = "OPENAI_API_KEY".'
+        raise ConfigError(what, got="a text that is not shown, for it may be a key", remedy=remedy)
+
+
 def check_base_url(url: str) -> None:
     """Raise ConfigError unless it is an API's address without name, password or query: records keep it."""
-    parts = urlsplit(url)
+    remedy = 'Write for example base_url = "http://localhost:8000/v1".'
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  read here, where a bad one raises
+    except ValueError:  # its text may repeat a password
+        what = "base_url must be the address of an API"
+        raise ConfigError(what, got="an address whose host or port cannot be read", remedy=remedy) from None
     if parts.username or parts.password or parts.query or parts.fragment:
-        remedy = "Put the key into an environment variable and name that in key_variable."
-        raise ConfigError("base_url must hold no name, password or query: records keep it", remedy=remedy)
+        where = "Put the key into an environment variable and name that in key_variable."
+        raise ConfigError("base_url must hold no name, password or query: records keep it", remedy=where)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        remedy = 'Write for example base_url = "http://localhost:8000/v1".'
         raise ConfigError("base_url must be the address of an API", got=url, remedy=remedy)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from labkit import data, models
+from labkit import data, models, runs
 from labkit.evaluate import checkers
 
 
@@ -60,16 +60,25 @@ def complete(model, tokenizer, prompts: list[str], **options) -> list[dict]:
 
 
 @torch.no_grad()
-def log_probs(model, tokenizer, prompts: list[str], answers: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sums, counts), each of shape (rows,): log pi(answer | prompt) in nats, and the answer's tokens with its end."""
+def log_probs(
+    model, tokenizer, prompts: list[str], answers: list[str], ended: list[bool] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sums, counts), each of shape (rows,): log pi(answer | prompt) in nats, and the answer's tokens with its end.
+
+    ended: whether each answer came to its end (`stopped` of `generate`); the end of one that was cut was never sampled
+    and is left out. None: all did.
+    """
     model.eval()
     sums, counts = [], []
-    for prompt, answer in zip(prompts, answers, strict=True):
+    ended = [True] * len(answers) if ended is None else ended
+    for prompt, answer, whole in zip(prompts, answers, ended, strict=True):
         row = data.chat_row(tokenizer, prompt, answer)
         ids = torch.tensor([row["input_ids"]], device=model.device)
         labels = torch.tensor(row["labels"], device=model.device)[1:]
         logits = model(ids, use_cache=False).logits[0, :-1].float()
         learned = labels != data.IGNORED
+        if not whole:
+            learned[learned.nonzero()[-1]] = False
         chosen = logits.log_softmax(-1)[learned].gather(1, labels[learned, None])
         sums.append(chosen.sum())
         counts.append(learned.sum())
@@ -83,26 +92,38 @@ def is_question(text: str) -> bool:
 
 
 def judged(questions: list[dict], rows: Iterable[dict]) -> list[dict]:
-    """Each question's id, split and kind with its answer and the checkers' parts."""
-    keep = ("id", "split", "kind", "prompt")
+    """Each question's id, split, kind and prompt with its answer and the checkers' parts."""
+    about = [{key: question[key] for key in ("id", "split", "kind", "prompt")} for question in questions]
     return [
-        {**{key: question[key] for key in keep}, **row, **checkers.judge(question, row["text"])}
-        for question, row in zip(questions, rows, strict=True)
+        {**one, **row, **one, **checkers.judge(question, row["text"])}
+        for one, question, row in zip(about, questions, rows, strict=True)
     ]
+
+
+def kept(file: Path | None, questions: list[dict]) -> list[dict] | None:
+    """The answers in `file`, judged anew by today's checkers; None unless it answers these questions in these words.
+
+    A file that is torn, or otherwise unreadable, gives None as well: its answers are to be made anew.
+    """
+    try:
+        rows = [json.loads(line) for line in file.open(encoding="utf-8")] if file else []
+        if rows and [(row["id"], row["prompt"]) for row in rows] == [(one["id"], one["prompt"]) for one in questions]:
+            return judged(questions, rows)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        pass
+    return None
 
 
 def test(model, tokenizer, folder: Path | None = None, questions: list[dict] | None = None) -> list[dict]:
     """The model's judged answers to the test questions, kept in folder/answers.jsonl.
 
-    They are read back the next time where they answer the same questions.
+    They are read back the next time where they answer the same questions (`kept`).
     """
     questions = data.questions() if questions is None else questions
     file = folder / "answers.jsonl" if folder else None
-    if file and file.exists():
-        kept = [json.loads(line) for line in file.open(encoding="utf-8")]
-        if [row["id"] for row in kept] == [question["id"] for question in questions]:
-            return kept
+    if rows := kept(file, questions):
+        return rows
     rows = judged(questions, ask(model, tokenizer, [question["prompt"] for question in questions]))
     if file:
-        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        runs.write_lines(file, rows)
     return rows

@@ -88,13 +88,11 @@ class Ratings:
         return float(gap), float(low), float(high)
 
 
-def ratings(
-    votes: list[dict], models=None, *, draws: int = 500, seed: int = 0, ties: str = "half", together=False
-) -> Ratings:
+def ratings(votes: list[dict], models=None, *, draws: int = 500, seed: int = 0, ties: str = "half") -> Ratings:
     """Ratings by choix, with intervals from the normal bootstrap over votes (Efron and Tibshirani 1993, chapter 13).
 
-    ties: "half" a win each, or "drop", right where voters merely abstain or ties follow Davidson's model (1970).
-    Raises DataError where there is no vote, or votes of several voters are mixed; ConfigError for another `ties`.
+    models: those to rate, all where none are given; votes on others are left out. ties: "half" a win each, or "drop",
+    right where voters merely abstain or ties follow Davidson's model (1970). Raises DataError where there is no vote, or votes of several voters are mixed; ConfigError for another `ties`.
     """
     if ties not in ("half", "drop"):
         raise ConfigError("ties must be half or drop", got=ties, remedy='Write ties = "half".')
@@ -102,6 +100,7 @@ def ratings(
     if len(voters) != 1:
         raise DataError("votes must be there, and of one voter", got=voters, remedy="Read them with voter=...")
     models = tuple(models or sorted({name for vote in votes for name in vote["models"].values()}))
+    votes = _among(votes, models)
     counts = Counter(vote["choice"] for vote in votes)
     left, right, score = _scores(votes, models, ties)
     wins = _wins(left, right, score, len(models))
@@ -154,8 +153,7 @@ def covariance(votes: list[dict], models) -> tuple[np.ndarray, np.ndarray]:
 
     Every pair is taken to have met once without a decision, so that it exists from the first vote on.
     """
-    votes = [vote for vote in votes if set(vote["models"].values()) <= set(models)]
-    wins = _wins(*_scores(votes, models, "half"), len(models)) + (1 - np.eye(len(models))) / 2
+    wins = _wins(*_scores(_among(votes, models), models, "half"), len(models)) + (1 - np.eye(len(models))) / 2
     strengths = _fit(wins)
     share = special.expit(strengths[:, None] - strengths)
     weight = (wins + wins.T) * share * share.T
@@ -168,6 +166,11 @@ def votes_needed(share: float, power: float = 0.8) -> float:
         return float("inf")
     z, more = stats.norm.ppf([0.975, power])
     return float(np.ceil(((z / 2 + more * np.sqrt(share * (1 - share))) / (share - 0.5)) ** 2))
+
+
+def _among(votes: list[dict], models) -> list[dict]:
+    """The votes on two of these models."""
+    return [vote for vote in votes if set(vote["models"].values()) <= set(models)]
 
 
 def _score(vote: dict) -> float:

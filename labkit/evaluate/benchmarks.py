@@ -6,6 +6,8 @@ What a model scored is kept beside its run, in benchmarks.json.
 """
 
 import contextlib
+import functools
+import hashlib
 import io
 import json
 import logging
@@ -14,9 +16,16 @@ from pathlib import Path
 
 from labkit import models, runs
 from labkit.errors import ConfigError, LabError
+from labkit.evaluate import code, items
 
 TASKS = Path(__file__).parent / "tasks"
 LAB_TASKS = tuple(sorted(file.stem for file in TASKS.glob("*.yaml")))
+DATASETS = {
+    "humaneval": code.humaneval_dataset,
+    "lab_functions": code.functions_dataset,
+    "lab_hellaswag": items.lab_hellaswag,
+    "lab_mmlu": items.lab_mmlu,
+}
 BATCH_SIZE = 16
 FILE = "benchmarks.json"
 
@@ -64,16 +73,23 @@ def _fill(kept: dict, model, tokenizer, names: dict, limit: int | None, chat: bo
 
 
 def read(folder: Path) -> dict[str, dict[str, dict]]:
-    """What is kept in a run's folder: {"task, limit, chat": {task: result}}, of this harness's version only."""
+    """What is kept in a run's folder: {`key`: {task: result}}, of this harness's version only."""
     file = folder / FILE
     kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return {name: found for name, found in kept.items() if name.endswith(f"lm-eval {version('lm-eval')}")}
 
 
 def key(task: str, limit: int | None, chat: bool) -> str:
-    """Under what name a task's results are kept."""
+    """Under what name a task's results are kept; of a task of the lab, a hash of its items is part of it."""
     size = f"first {limit}" if limit else "whole"
-    return f"{task}, {size}, {'chat' if chat else 'plain'}, lm-eval {version('lm-eval')}"
+    asked = f"items {_items_hash(task)}, " if task in DATASETS else ""
+    return f"{task}, {size}, {'chat' if chat else 'plain'}, {asked}lm-eval {version('lm-eval')}"
+
+
+@functools.cache
+def _items_hash(task: str) -> str:
+    rows = DATASETS[task]()["test"].to_list()
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:8]
 
 
 def command(checkpoint: Path, task: str, limit: int | None = None, chat: bool = False) -> list[str]:
@@ -103,10 +119,12 @@ def _last_line(error: Exception) -> str:
 
 
 def _result(found: dict, task: str) -> dict:
-    """One task's part of what the harness returns."""
-    samples, numbers = found["samples"][task], found["results"][task]
-    names = [key.split(",")[0] for key in numbers if "," in key and "_stderr" not in key]
-    after = {key.split(",")[0]: value for key, value in numbers.items() if "," in key}
+    """One task's part of what the harness returns; of several filters of an answer, the first alone."""
+    first = found["samples"][task][0]["filter"]
+    samples = [row for row in found["samples"][task] if row["filter"] == first]
+    numbers = {tuple(key.split(",")): value for key, value in found["results"][task].items()}
+    after = {key[0]: value for key, value in numbers.items() if key[1:] == (first,)}
+    names = [name for name in after if "_stderr" not in name]
     choices = [len(row["arguments"]) for row in samples if found["configs"][task]["output_type"] == "multiple_choice"]
     return {
         "metrics": {name: [after[name], after[f"{name}_stderr"]] for name in names},

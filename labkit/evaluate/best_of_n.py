@@ -11,12 +11,12 @@ holds where no two answers score alike. A model that repeats its answers moves l
 (Beirami et al. 2024, "Theoretical guarantees on the best-of-n alignment policy").
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from labkit import runs
 from labkit.errors import ConfigError
 from labkit.evaluate import answers
 
@@ -26,19 +26,17 @@ DRAWS = 2000  # of the bootstrap
 def samples(model, tokenizer, questions: list[dict], n: int, *, seed: int, file: Path | None = None) -> list[dict]:
     """n answers to each question at temperature 1, judged: rows {id, text, gold, ...}, a question's rows together.
 
-    Kept in `file`, and read back from it where it holds n answers to each of these questions.
+    Kept in `file`, and read back from it where it holds n answers to each of these questions (`answers.kept`).
     """
     asked = [question for question in questions for _ in range(n)]
-    if file and file.exists():
-        kept = [json.loads(line) for line in file.open(encoding="utf-8")]
-        if [row["id"] for row in kept] == [question["id"] for question in asked]:
-            return kept
+    if rows := answers.kept(file, asked):
+        return rows
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         said = answers.ask(model, tokenizer, [row["prompt"] for row in asked], sample=True, batch_size=256)
     rows = answers.judged(asked, said)
     if file:
-        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        runs.write_lines(file, rows)
     return rows
 
 

@@ -1,6 +1,6 @@
-"""Multiple choice by log-likelihood: the answer that the model finds likeliest, per byte of text, is the one it gives.
+"""Multiple choice by log-likelihood: the answer that the model finds likeliest, per character, is the one it gives.
 
-    answer = argmax_c  log p(c | question) / bytes(c)
+    answer = argmax_c  log p(c | question) / characters(c)
 
 As in lm-evaluation-harness (`acc_norm`; Gao et al. 2024): nothing is generated, so that a base model can be asked too.
 """
@@ -20,7 +20,10 @@ def mmlu_dev() -> list[dict]:
 
 @torch.no_grad()
 def choose(model, tokenizer, questions: list[dict], *, batch_size: int = 16) -> list[dict]:
-    """Rows {chosen, correct, likelihoods}: the place of the likeliest choice, and nats per byte of each."""
+    """Rows {chosen, correct, likelihoods}: the place of the likeliest choice, and nats per character of each.
+
+    The blank before a choice is predicted with it but, as in the harness, is none of its characters.
+    """
     model.eval()
     lead = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     work = []  # (question, choice, ids, where the choice begins)
@@ -35,7 +38,7 @@ def choose(model, tokenizer, questions: list[dict], *, batch_size: int = 16) -> 
         batch = work[start : start + batch_size]
         sums, _ = token_losses(model, [ids for _, _, ids, _ in batch], [begin for *_, begin in batch])
         for (number, place, _, _), total in zip(batch, sums, strict=True):
-            found[number][place] = -total / len(f" {questions[number]['choices'][place]}".encode())
+            found[number][place] = -total / len(questions[number]["choices"][place])
     chosen = [max(range(len(row)), key=row.__getitem__) for row in found]
     return [
         {"chosen": place, "correct": place == one["answer"], "likelihoods": row}

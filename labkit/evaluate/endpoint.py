@@ -1,28 +1,40 @@
 """A model behind an OpenAI-compatible endpoint (POST base_url/chat/completions), as a judge.
 
 The key is read from an environment variable when a request is made and goes into that request's header alone: it is no
-attribute, and what the server or the network says is cleared of it before it is shown.
+attribute, and what the server or the network says is cleared of it before it is shown or kept.
+
+What was paid for is kept, in runs/endpoint/replies.jsonl: a judge that is made anew, after an error say, asks only for
+what is not there. A prompt that is asked twice has two replies. Delete the file to ask everything again.
 """
 
+import hashlib
+import json
 import os
 import re
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
-from labkit.config.studies import check_base_url
+from labkit import runs
+from labkit.config.studies import check_base_url, check_key_variable
 from labkit.errors import ConfigError, ModelError
 
 LONGEST_WAIT = 60.0  # seconds, whatever Retry-After says
 LONGEST_REPLY = 4_000_000  # bytes
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _counting = threading.Lock()
+
+
+def replies_file() -> Path:
+    return runs.runs_dir() / "endpoint" / "replies.jsonl"
 
 
 @dataclass
@@ -45,9 +57,11 @@ class Endpoint:
     price_out: float = 0.0
     sleep: Callable = time.sleep
     used: dict = field(default_factory=lambda: {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0})
+    kept: dict[str, list[str]] = field(default_factory=lambda: _kept_replies(), repr=False)  # not yet used here
 
     def __post_init__(self):
         check_base_url(self.base_url)
+        check_key_variable(self.key_variable)
         parts = urlsplit(self.base_url)
         if not self.model:
             raise ConfigError("judge must name the endpoint's model", got=self.model, remedy="Ask its GET /models.")
@@ -60,15 +74,19 @@ class Endpoint:
         return f"{self.model} at {urlsplit(self.base_url).hostname}"
 
     def estimate(self, prompts: Sequence[str]) -> dict:
-        """{requests, tokens_in, tokens_out_at_most, cost_at_most} before any request; a token taken as 4 bytes.
+        """{requests, tokens_in, tokens_out_at_most, cost_at_most, kept} before any request; a token taken as 4 bytes.
 
-        cost_at_most is in the prices' currency, None where a price is unknown. Repeated requests are not in it.
+        kept: prompts whose reply is there already and that are not asked. cost_at_most is in the prices' currency, None
+        where a price is unknown. Repeated requests are not in it.
         """
-        tokens_in = sum(len(prompt.encode()) // 4 + 8 for prompt in prompts)
-        tokens_out = self.max_tokens * len(prompts)
+        wanted, new = Counter(prompts), []
+        for prompt, times in wanted.items():
+            new += [prompt] * max(0, times - len(self.kept.get(self._place(prompt), ())))
+        tokens_in = sum(len(prompt.encode()) // 4 + 8 for prompt in new)
+        tokens_out = self.max_tokens * len(new)
         return {
-            "requests": len(prompts), "tokens_in": tokens_in, "tokens_out_at_most": tokens_out,
-            "cost_at_most": self._cost(tokens_in, tokens_out),
+            "requests": len(new), "tokens_in": tokens_in, "tokens_out_at_most": tokens_out,
+            "cost_at_most": self._cost(tokens_in, tokens_out), "kept": len(prompts) - len(new),
         }  # fmt: skip
 
     def spent(self) -> dict:
@@ -94,9 +112,23 @@ class Endpoint:
         pool = ThreadPoolExecutor(self.parallel)
         with httpx.Client(timeout=self.timeout, trust_env=not near) as client:
             try:
-                return list(pool.map(lambda prompt: self._reply(client, prompt), prompts))
+                return list(pool.map(lambda prompt: self._kept_or_new(client, prompt), prompts))
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _kept_or_new(self, client: httpx.Client, prompt: str) -> str:
+        place = self._place(prompt)
+        with _counting:
+            if self.kept.get(place):
+                return self.kept[place].pop(0)
+        text = self._reply(client, prompt)
+        _keep_reply(place, text)
+        return text
+
+    def _place(self, prompt: str) -> str:
+        """Under what name a reply to the prompt is kept: a hash of what it depends on."""
+        about = [self.base_url, self.model, self.max_tokens, prompt]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
     def _reply(self, client: httpx.Client, prompt: str) -> str:
         for attempt in range(self.tries):
@@ -111,7 +143,7 @@ class Endpoint:
                 except (ValueError, KeyError, TypeError, IndexError):
                     fault = "a reply that is no chat completion"
             elif not fault:
-                fault = f"HTTP {status}: {self._cleared(body)}"
+                fault = f"HTTP {status}: {self._cleared(body.decode('utf-8', 'replace'))[:200]}"
                 if status not in (408, 429) and status < 500:
                     remedy = f"Check base_url, the model's name and the key in {self.key_variable}."
                     raise ModelError(f"{self.name} must accept the request", got=fault, remedy=remedy)
@@ -137,29 +169,55 @@ class Endpoint:
             return reply.status_code, reply.headers, body
 
     def _read(self, body: bytes) -> str:
+        """The reply's text, "" where the model wrote none, as when it thought for all of its max_tokens."""
         reply = httpx.Response(200, content=body).json()
-        text = reply["choices"][0]["message"]["content"]
-        if not isinstance(text, str):
-            raise TypeError(text)
-        usage = reply.get("usage") or {}
-        with _counting:
+        choices, usage = reply["choices"], reply.get("usage")
+        with _counting:  # before the text is looked at: it is paid for in any case
             self.used["requests"] += 1
             for name in ("prompt_tokens", "completion_tokens"):
-                self.used[name] += int(usage.get(name) or 0)
-        return text
+                number = usage.get(name) if isinstance(usage, dict) else None
+                self.used[name] += number if isinstance(number, int) else 0
+        text = choices[0]["message"]["content"]
+        if not isinstance(text, str | None):
+            raise TypeError(text)
+        return self._cleared(text or "")
 
-    def _cleared(self, body: bytes) -> str:
-        """The body's beginning, without the key that a server may have repeated in it."""
-        text, key = body.decode("utf-8", "replace"), _key(self.key_variable)
-        return (text.replace(key, "[key]") if key else text)[:200]
+    def _cleared(self, text: str) -> str:
+        """The text without the key that a server may have repeated in it."""
+        key = _key(self.key_variable)
+        return text.replace(key, "[key]") if key else text
 
 
 def verdict(reply: str, options: Sequence[str]) -> str | None:
     """The option that the reply names last as its verdict ("Verdict: A"), or that is all it says; else None."""
     names = "|".join(map(re.escape, options))
-    found = re.findall(rf"(?i:verdict)\W*(?:(?:is|answer)\W*)*({names})\b", reply)
-    alone = re.fullmatch(rf"\W*({names})\W*", reply)
+    between = r"(?i:verdict(?:[\W_]|is|the|better|answer|option)*)"
+    found = re.findall(rf"{between}(?<![A-Za-z0-9])({names})(?![A-Za-z0-9])", reply)
+    alone = re.fullmatch(rf"[\W_]*({names})[\W_]*", reply)
     return found[-1] if found else alone[1] if alone else None
+
+
+def _kept_replies() -> dict[str, list[str]]:
+    """{place: replies in their order} of the file; a line that cannot be read is left out."""
+    found, file = defaultdict(list), replies_file()
+    for line in file.read_bytes().split(b"\n") if file.exists() else ():
+        try:
+            row = json.loads(line)
+            found[row["place"]].append(str(row["text"]))
+        except (ValueError, LookupError, TypeError):
+            continue
+    return found
+
+
+def _keep_reply(place: str, text: str) -> None:
+    """Append in one write; the newline comes first, so that a line which a crash tore spoils no other."""
+    file = replies_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(handle, b"\n" + json.dumps({"place": place, "text": text}).encode())
+    finally:
+        os.close(handle)
 
 
 def _key(variable: str) -> str:

@@ -56,11 +56,13 @@ def linearised(part, whole) -> np.ndarray:
 def crossed_share(part, whole, confidence: float = 0.95) -> tuple[float, float, float]:
     """(share, low, high) of sum(part) / sum(whole), each (seeds, questions) of 0 and 1: wins of what is decided, say.
 
-    Where all seeds agree that the share is 0 or 1, Wilson's interval of one seed. Without a whole: (0.5, 0, 1).
+    Counts above 1, such as several pairs of answers to one question, are no more questions. Where all seeds agree that
+    the share is 0 or 1, Wilson's interval of one seed's questions. Without a whole: (0.5, 0, 1).
     """
     part, whole = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
     if part.sum() in (0, whole.sum()):
-        return proportion(round(part.sum() / len(part)), round(whole.sum() / len(whole)), confidence)
+        questions = min(round(whole.sum() / len(whole)), int((whole.sum(0) > 0).sum()))
+        return proportion(questions if part.sum() else 0, questions, confidence)
     share, low, high = crossed(linearised(part, whole), confidence)
     return share, max(low, 0.0), min(high, 1.0)
 
@@ -82,9 +84,12 @@ def spread_ratio(one, other, confidence: float = 0.95) -> tuple[float, float, fl
 def bootstrap(statistic, *columns, draws: int = 1000, seed: int = 0) -> tuple[float, float, float]:
     """(statistic(*columns), low, high): 95% percentile interval over rows drawn with replacement (Efron 1979).
 
-    columns: arrays of one length, shape (rows, ...). A row is what is drawn: put what belongs together into one.
+    columns: arrays of one length, shape (rows, ...). A row is what is drawn: put what belongs together into one. Fewer
+    than two rows say nothing of others: the interval is infinite.
     """
     columns = [np.asarray(column) for column in columns]
+    if len(columns[0]) < 2:
+        return float(statistic(*columns)), float("-inf"), float("inf")
     places = np.random.default_rng(seed).integers(len(columns[0]), size=(draws, len(columns[0])))
     found = [statistic(*(column[place] for column in columns)) for place in places]
     return (float(statistic(*columns)), *map(float, np.quantile(found, [0.025, 0.975])))
@@ -95,3 +100,27 @@ def difference(one: tuple[int, int], other: tuple[int, int]) -> tuple[float, flo
     (share, low, high), (less, least, most) = proportion(*one), proportion(*other)
     gap = share - less
     return gap, gap - float(np.hypot(share - low, most - less)), gap + float(np.hypot(high - share, less - least))
+
+
+def paired(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """(difference, low, high) of paired shares, pairs of 0 and 1: Newcombe (1998), Statistics in Medicine 17, 2635-2650.
+
+    His method 10 makes Wilson's intervals one for pairs; unlike the bootstrap, it is not of width 0 where no pair
+    differs.
+    """
+    n, sum_a, sum_b = len(pairs), sum(a for a, _ in pairs), sum(b for _, b in pairs)
+    (a, a_low, a_high), (b, b_low, b_high) = proportion(sum_a, n), proportion(sum_b, n)
+    product = n * sum(a * b for a, b in pairs) - sum_a * sum_b  # both right x both wrong - only a right x only b right
+    product = max(product - n / 2, 0.0) if product > 0 else product  # Newcombe's correction for continuity
+    spread = (sum_a * (n - sum_a) * sum_b * (n - sum_b)) ** 0.5
+    phi = product / spread if spread else 0.0  # the correlation between the two
+    below = (a - a_low) ** 2 - 2 * phi * (a - a_low) * (b_high - b) + (b_high - b) ** 2
+    above = (a_high - a) ** 2 - 2 * phi * (a_high - a) * (b - b_low) + (b - b_low) ** 2
+    return a - b, a - b - below**0.5, a - b + above**0.5
+
+
+def gap(one, other, draws: int = 4000, seed: int = 0) -> tuple[float, float, float]:
+    """(mean of one - mean of other, low, high): 95% percentile interval, each of two samples of its own redrawn."""
+    rng, samples = np.random.default_rng(seed), [np.asarray(values, dtype=float) for values in (one, other)]
+    means = [rng.choice(values, (draws, len(values))).mean(axis=1) for values in samples]
+    return (float(samples[0].mean() - samples[1].mean()), *map(float, np.quantile(means[0] - means[1], [0.025, 0.975])))

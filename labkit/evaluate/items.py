@@ -112,10 +112,7 @@ def sentences() -> list[dict]:
 
 def write(name: str, rows: list[dict]) -> Path:
     """Rows of prompt and answer as runs/made/NAME.jsonl, for an SFT run's `data`."""
-    file = runs.runs_dir() / "made" / f"{name}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return file
+    return runs.write_lines(runs.runs_dir() / "made" / f"{name}.jsonl", rows)
 
 
 def lab_mmlu(**_):
@@ -150,8 +147,8 @@ def wrong_choices(rng: random.Random, one: dict, values: list[str], by_bigram: i
 def baselines(items: list[dict]) -> dict[str, tuple[float, float, float]]:
     """Shares (share, low, high) that tricks get right: the longest or shortest choice, the bigram model's likeliest.
 
-    The bigram model chooses by the sum of log-probabilities (as acc does) and by their sum per byte (as acc_norm). A
-    trick that likes several choices best counts as drawing one of them.
+    The bigram model chooses by the sum of log-probabilities (as acc does) and by their sum per byte (as acc_norm, which
+    counts characters, nearly does). A trick that likes several choices best counts as drawing one of them.
     """
     tricks = {
         "longest": lambda lead, choice: len(choice),

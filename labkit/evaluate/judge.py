@@ -11,7 +11,6 @@ be read: `Local` here, `endpoint.Endpoint`, or any function of that form. A pair
 Every pair is judged twice, with sides swapped.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 
 from labkit import data, models
 from labkit.errors import DataError, ModelError
-from labkit.evaluate import answers, intervals
+from labkit.evaluate import answers, intervals, votes
 from labkit.verdicts import Evidence
 
 ASKED = "Question: {prompt}\n\nAnswer A: {a}\n\nAnswer B: {b}\n\n"
@@ -34,6 +33,7 @@ WORDINGS = {
     "reference": "You compare two answers to a question with an answer that is known to be good.\n\n"
     "Known answer: {reference}\n\n" + ASKED + "Which one agrees with the known answer better? " + ENDING,
 }
+FEW = 10  # pairs; a bootstrap of fewer may see one kind of pair only, and be sure of it
 GRADES = ("1", "2", "3", "4", "5")
 GRADING = (
     "Question: {prompt}\n\nAnswer: {answer}\n\nHow good is this answer, from 1 (wrong or useless) to 5 (correct, in "
@@ -121,7 +121,7 @@ def compare(judge: Callable, pairs: Sequence[dict], wording: str = "plain") -> l
 
     forward, backward: what the judge said with the first answer as A, as B; None where it could not be read. verdict:
     both, where they agree; else 0, a tie (Zheng et al., section 3.4). leaning: the sign of p(first) summed over both
-    orders, less a half each, in which a liking for a side cancels out.
+    orders, less a half each, in which a liking for a side cancels out; 0 where an order could not be read.
     """
     found = judge(prompts_for(pairs, wording), ("A", "B"))
     rows = []
@@ -130,7 +130,7 @@ def compare(judge: Callable, pairs: Sequence[dict], wording: str = "plain") -> l
         backward = None if behind is None else behind[1] - behind[0]
         sides = [None if lead is None else int(np.sign(lead)) for lead in (forward, backward)]
         both = sides[0] if sides[0] == sides[1] and sides[0] is not None else 0
-        leaning = int(np.sign((forward or 0.0) + (backward or 0.0)))
+        leaning = 0 if None in sides else int(np.sign(forward + backward))
         rows.append({**pair, "forward": sides[0], "backward": sides[1], "verdict": both, "leaning": leaning})
     return rows
 
@@ -155,11 +155,17 @@ def kappa(left, right) -> float:
 
 
 def agreement(rows: Sequence[dict], key: str = "gold", of: str = "verdict") -> tuple[float, float, float]:
-    """(kappa, low, high) of the judge with row[key], over the pairs that row[key] decides; bootstrap over the pairs."""
+    """(kappa, low, high) of the judge with row[key], over the pairs that row[key] decides; bootstrap over the pairs.
+
+    Fewer than ten, or pairs of which row[key] always decides for the same side, show nothing: (kappa, -1, 1).
+    """
     decided = [row for row in rows if row[key]]
     if not decided:
         raise DataError(f"pairs must be decided by {key}", got=f"{len(rows)} ties", remedy="Judge more pairs.")
-    return intervals.bootstrap(kappa, [row[of] for row in decided], [row[key] for row in decided])
+    said, known = [row[of] for row in decided], [row[key] for row in decided]
+    if len(decided) < FEW or len(set(known)) < 2:
+        return kappa(said, known), -1.0, 1.0
+    return intervals.bootstrap(kappa, said, known)
 
 
 def consistency(rows: Sequence[dict]) -> tuple[float, float, float]:
@@ -171,7 +177,7 @@ def consistency(rows: Sequence[dict]) -> tuple[float, float, float]:
 def influences(rows: Sequence[dict]) -> dict[str, tuple[float, float, float]]:
     """{position, gold, length, own}, each (effect, low, high): what the judge's choices follow. 1 decides alone.
 
-        position = mean over both orders of: 1 for A, -1 for B
+        position = mean over both orders of: 1 for A, -1 for B       of the pairs with both orders readable
         leaning  = gold g + length l + own o               by least squares, where a liking for a side cancels out
 
     g, l, o: 1 where the first answer is better, longer in words, the judge's own; -1 where the second is; else 0. An
@@ -183,8 +189,9 @@ def influences(rows: Sequence[dict]) -> dict[str, tuple[float, float, float]]:
         "own": [row.get("own", 0) for row in rows],
     }
     signs = {name: values for name, values in signs.items() if any(values)}
-    sides = [((row["forward"] or 0) - (row["backward"] or 0)) / 2 for row in rows]
-    effects = {"position": intervals.bootstrap(np.mean, sides)}
+    readable = [row for row in rows if None not in (row["forward"], row["backward"])]
+    sides = [(row["forward"] - row["backward"]) / 2 for row in readable]
+    effects = {"position": intervals.bootstrap(np.mean, sides) if sides else (0.0, -np.inf, np.inf)}
     about, leaning = np.array(list(signs.values())).T, np.array([row["leaning"] for row in rows])
     for place, name in enumerate(signs):
         effects[name] = intervals.bootstrap(lambda x, y, n=place: (np.linalg.pinv(x) @ y)[n], about, leaning)
@@ -204,7 +211,8 @@ def audit(
 ) -> list[Evidence]:
     """What a judge must show: kappa with gold, consistency under swapping, and no strong bias, as Evidence.
 
-    A bias counts by its size: whichever way it goes, its whole interval must stay below max_bias.
+    A bias counts by its size: whichever way it goes, its whole interval must stay below max_bias. Of fewer than two
+    pairs it may be anything from -1 to 1.
     """
     found = [
         Evidence("kappa with gold", *agreement(rows), threshold=min_kappa),
@@ -212,6 +220,7 @@ def audit(
     ]
     for name, (effect, low, high) in influences(rows).items():
         if name != "gold":
+            low, high = np.nan_to_num([low, high], posinf=1.0, neginf=-1.0)
             size = (effect, low, high) if effect >= 0 else (-effect, -high, -low)
             found.append(Evidence(f"size of {name} bias", *size, threshold=max_bias, direction="below"))
     return found
@@ -224,20 +233,19 @@ def usable(evidence: Sequence[Evidence]) -> str:
     return "may be used" if all(one.supports for one in evidence) else "not shown: too few pairs"
 
 
-def human_votes(file: Path) -> tuple[list[dict], int]:
-    """(pairs with `vote` as gold has it, number of votes left out) from the arena's votes.jsonl; ties are votes of 0.
+def human_votes(file: Path | None = None) -> tuple[list[dict], int]:
+    """(pairs with `vote` as gold has it, number of votes left out) from the arena's votes; ties are votes of 0.
 
-    Only people's votes: a scripted voter's are left out, as are unreadable lines.
+    Only people's votes: a scripted voter's are left out.
     """
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    pairs = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-            if row["voter"] == "human":
-                vote = {"a": 1, "b": -1, "tie": 0, "both_bad": 0}[row["choice"]]
-                texts = {"prompt": row["prompt"], "first": row["answer_a"], "second": row["answer_b"]}
-                pairs.append({**texts, "gold": 0, "own": 0, "vote": vote})
-        except (ValueError, KeyError, TypeError):
-            continue
-    return pairs, len(lines) - len(pairs)
+    sign = {"a": 1, "b": -1, "tie": 0, "both_bad": 0}
+    cast = votes.read(file)
+    pairs = [
+        {
+            "prompt": row["prompt"], "first": row["answers"]["a"], "second": row["answers"]["b"],
+            "gold": 0, "own": 0, "vote": sign[row["choice"]],
+        }
+        for row in cast
+        if row["voter"] == votes.HUMAN
+    ]  # fmt: skip
+    return pairs, len(cast) - len(pairs)

@@ -9,6 +9,7 @@ Whether two ranks are apart is asked of the items, which all runs share: a paire
 2004). Where its 95% interval holds 0, the order is noise.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,14 @@ METRICS = ("acc_norm", "acc", "pass@1")  # of a task's metrics the first that it
 
 
 def metric(result: dict) -> str:
-    """The metric that a task is ranked by: acc_norm where it has one, else acc, else pass@1."""
-    return next(name for name in METRICS if name in result["correct"])
+    """The metric that a task is ranked by: acc_norm where it has one, else acc, else pass@1; else ConfigError."""
+    found = [name for name in METRICS if name in result["correct"]]
+    if not found:
+        remedy = "Leave this task out of the leaderboard."
+        raise ConfigError(
+            f"a ranked task must have one of {', '.join(METRICS)}", got=[*result["metrics"]], remedy=remedy
+        )
+    return found[0]
 
 
 def normalised(share: float, random: float) -> float:
@@ -46,24 +53,27 @@ def difference(first: dict[str, dict], second: dict[str, dict], *, draws: int = 
     if {task: one["items"] for task, one in first.items()} != {task: one["items"] for task, one in second.items()}:
         remedy = "Run the same tasks with the same limit on both."
         raise ConfigError("two results must be of the same items", got=(sorted(first), sorted(second)), remedy=remedy)
-    rng = np.random.default_rng(seed)
-    total = np.zeros(draws)
-    for task, one in first.items():
-        place = rng.integers(one["items"], size=(draws, one["items"]))
-        for sign, results in ((1, first), (-1, second)):
-            right = np.asarray(results[task]["correct"][metric(one)], dtype=float)
-            shares = right[place].mean(axis=1)
-            total += sign * 100 * np.maximum(0.0, (shares - one["random"]) / (1 - one["random"])) / len(first)
-    low, high = np.quantile(total, [0.025, 0.975])
+    low, high = np.quantile(redrawn(first, draws, seed) - redrawn(second, draws, seed), [0.025, 0.975])
     middle = score(first) - score(second)
     return middle, min(float(low), middle), max(float(high), middle)
+
+
+def redrawn(results: dict[str, dict], draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """The score in each redraw of the items, (draws,): all runs have the same redraws, and so paired differences."""
+    rng, scores = np.random.default_rng(seed), np.zeros(draws)
+    for _, one in sorted(results.items()):
+        right = np.asarray(one["correct"][metric(one)], dtype=float)
+        shares = right[rng.integers(len(right), size=(draws, len(right)))].mean(axis=1)
+        scores += 100 * np.maximum(0.0, (shares - one["random"]) / (1 - one["random"])) / len(results)
+    return scores
 
 
 def stored(tasks: list[str], *, limit: int | None = None, chat: bool = False) -> dict[str, dict[str, dict]]:
     """{name: {task: result}} of every folder in the run store that has results of all these tasks."""
     keys = [benchmarks.key(task, limit, chat) for task in tasks]
     found = {}
-    for file in sorted(runs.runs_dir().glob(f"*/*/{benchmarks.FILE}")):
+    files = [file for depth in ("*", "*/*") for file in sorted(runs.runs_dir().glob(f"{depth}/{benchmarks.FILE}"))]
+    for file in files:
         kept = benchmarks.read(file.parent)
         if all(key in kept for key in keys):
             found[_name(file.parent)] = {task: one for key in keys for task, one in kept[key].items()}
@@ -73,20 +83,20 @@ def stored(tasks: list[str], *, limit: int | None = None, chat: bool = False) ->
 def table(results: dict[str, dict[str, dict]]) -> list[dict]:
     """Rows of the leaderboard, best first: {rank, model, score, one share a task, behind, apart}.
 
-    behind: the points behind the row above, with its interval; apart: whether that interval leaves out 0. Rows that are
-    not apart from the one above share its rank.
+    behind: the points behind the row above, with its interval; apart: whether that interval leaves out 0. rank: one
+    more than the runs that are surely better, of which the interval of the difference lies above 0; so a run may have
+    a better rank than one above it that is surely worse than the first.
     """
     order = sorted(results, key=lambda name: -score(results[name]))
-    rows: list[dict] = []
+    scores, rows = {name: redrawn(results[name]) for name in order}, []
     for place, name in enumerate(order):
         mine = results[name]
-        row = {"rank": place + 1, "model": name, "score": score(mine)}
+        better = sum(np.quantile(scores[above] - scores[name], 0.025) > 0 for above in order[:place])
+        row = {"rank": 1 + int(better), "model": name, "score": score(mine)}
         row |= {task: float(np.mean(one["correct"][metric(one)])) for task, one in mine.items()}
         if place:
             gap, low, high = difference(results[order[place - 1]], mine)
-            apart = low > 0
-            row |= {"behind": f"{gap:.1f} [{low:.1f}, {high:.1f}]", "apart": "yes" if apart else "no"}
-            row["rank"] = place + 1 if apart else rows[-1]["rank"]
+            row |= {"behind": f"{gap:.1f} [{low:.1f}, {high:.1f}]", "apart": "yes" if low > 0 else "no"}
         else:
             row |= {"behind": "", "apart": ""}
         rows.append(row)
@@ -94,8 +104,8 @@ def table(results: dict[str, dict[str, dict]]) -> list[dict]:
 
 
 def _name(folder: Path) -> str:
-    """What the reader calls this run; the shipped base's and smol's folders have no run.json."""
+    """What the reader calls this run; the shipped base's and smol's folders have no run.json, but their place."""
     if not (folder / "run.json").exists():
-        return folder.parent.name
+        return re.sub("[0-9a-f]{9,}", lambda found: found[0][:8], folder.relative_to(runs.runs_dir()).as_posix())
     run = runs.get(folder.name)
     return lineage.label(run) or run.id

@@ -4,12 +4,12 @@ judged[method][seed] are judged answers (`answers.test`), in the order of the pa
 and other questions (`intervals.crossed`), not about another parent.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from labkit import runs
 from labkit.evaluate import answers, intervals
 
 Judged = list[list[dict]]  # for each seed, its answers
@@ -63,21 +63,18 @@ def drawn(policy, reference, tokenizer, reward, questions: list[dict], *, seed: 
     kl is log pi(y) - log ref(y) in nats: its mean over answers that pi wrote is KL(pi || ref). reward: a
     rewards.RewardModel.
     """
-    if file.exists():
-        kept = [json.loads(line) for line in file.open(encoding="utf-8")]
-        if [row["id"] for row in kept] == [question["id"] for question in questions]:
-            return kept
+    if rows := answers.kept(file, questions):
+        return rows
     prompts = [question["prompt"] for question in questions]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         said = answers.ask(policy, tokenizer, prompts, sample=True)
-    texts = [row["text"] for row in said]
-    ratio = answers.log_probs(policy, tokenizer, prompts, texts)[0]
-    ratio = (ratio - answers.log_probs(reference, tokenizer, prompts, texts)[0]).tolist()
-    extra = zip(ratio, reward(prompts, texts).tolist(), strict=True)
+    texts, ended = ([row[name] for row in said] for name in ("text", "stopped"))
+    own, theirs = (answers.log_probs(one, tokenizer, prompts, texts, ended)[0] for one in (policy, reference))
+    extra = zip((own - theirs).tolist(), reward(prompts, texts).tolist(), strict=True)
     rows = [
         {**row, "kl": kl, "reward": score}
         for row, (kl, score) in zip(answers.judged(questions, said), extra, strict=True)
     ]
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    runs.write_lines(file, rows)
     return rows

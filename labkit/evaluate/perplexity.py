@@ -44,6 +44,8 @@ def text_losses(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(nats, tokens, bytes), each of shape (texts,): -log p of each text, and how much of it was predicted.
 
+    Special tokens, such as those that part documents, are predicted too, but are no bytes of the text.
+
     The token that begins a text is not predicted; where the tokenizer has none, that is the text's own first token.
     """
     model.eval()
@@ -52,7 +54,7 @@ def text_losses(
     if stride is None:
         encoded = [ids[:max_length] for ids in encoded]
     sums, counts = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)
-    sizes = np.array([len(tokenizer.decode(ids[1:]).encode()) for ids in encoded])
+    sizes = np.array([len(tokenizer.decode(ids[1:], skip_special_tokens=True).encode()) for ids in encoded])
     work = [
         (place, *window) for place, ids in enumerate(encoded) for window in windows(ids, max_length, stride) if ids[1:]
     ]

@@ -117,9 +117,7 @@ def export_pairs(votes: list[dict], file: Path | None = None) -> tuple[Path, dic
     if not rows:
         raise DataError("votes must hold a decided one", got=dict(counted), remedy="Vote a or b on some battles first.")
     file = file or votes_file().with_name(f"pairs-{voters[0].replace(' ', '-')}.jsonl")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return file, {"pairs": len(rows), **counted}
+    return runs.write_lines(file, rows), {"pairs": len(rows), **counted}
 
 
 def _everything(handle: int) -> bytes:
