@@ -18,6 +18,7 @@ from labkit.errors import ConfigError, DataError
 from labkit.evaluate import arena, votes
 from labkit.execute import run_notebook
 from labkit.ui.chat import named
+from labkit.ui.text import safe_text
 from labkit.ui.vote import Vote
 
 MODELS = ["left", "right"]
@@ -309,11 +310,15 @@ def test_hostile_answers_are_kept_as_they_are_and_shown_as_text(store):
         for name in MODELS
     }
     view = Vote(said, seed=0)
+    shown = {}
     for _ in HOSTILE:
+        shown[view.battle["id"]] = dict(view.battle)
         view.vote("a")
         view.next()
     kept = {vote["question"]: vote["answers"]["a"] for vote in votes.read()}
     assert len(kept) == len(HOSTILE)
+    for vote in votes.read():
+        assert all(shown[vote["id"]][side] == safe_text(vote["answers"][side]) for side in "ab")
     assert all(text.endswith(HOSTILE[int(n)][:100][-50:]) or HOSTILE[int(n)][:50] in text for n, text in kept.items())
 
 

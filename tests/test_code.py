@@ -70,7 +70,7 @@ def test_small_functions_are_parted_and_right():
     learn, test = code.functions()
     assert len(test) == 100 and len(learn) > 500
     assert not {one["prompt"] for one in learn} & {one["prompt"] for one in test}
-    assert (learn, test) == code.functions() and test != code.functions(seed=1)[1]
+    assert (learn, test) == code.functions()
     found = code.passed(test[::5], [one["canonical_solution"] for one in test[::5]])
     assert all(one.passed for one in found)
     assert not any(one.passed for one in code.passed(test[::5], ["    return None\n"] * 20))

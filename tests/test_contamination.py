@@ -30,6 +30,11 @@ def test_overlap_of_an_item_shorter_than_n_needs_all_of_it():
     assert contamination.overlap(["Who won?"], ["who has won"], n=8) == [(0.0, -1)]
 
 
+def test_a_single_row_is_found_and_a_gram_of_all_rows_weighs_nothing():
+    assert contamination.overlap(["a b c d"], ["a b c d"], n=3) == [(1.0, 0)]
+    assert contamination.overlap(["a b c"], ["a b c d", "a b c e"], n=3) == [(0.0, 0)]
+
+
 def test_what_every_row_says_proves_nothing():
     """Both items share six of eight words with a row; in the first they are the words of all rows."""
     rows = [f"tell me now what is the {word}" for word in ("sun", "moon", "sea", "sky")] + [

@@ -15,7 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 from labkit import models
 from labkit.config import JudgeConfig
 from labkit.errors import ConfigError, DataError, LabError, ModelError
-from labkit.evaluate import judge
+from labkit.evaluate import endpoint, judge, votes
 from labkit.evaluate.endpoint import Endpoint, verdict
 from labkit.execute import run_notebook
 
@@ -115,7 +115,8 @@ def test_a_few_pairs_show_nothing():
     mostly = judge.compare(by(lambda a, b: 1 if a < b else -1), decided)
     for row, said in zip(mostly, ((1, 1), (1, 1), (1, 1), (1, -1)), strict=True):
         row |= {"forward": said[0], "backward": said[1], "verdict": 1 if said == (1, 1) else 0}
-    assert not any(one.refutes for one in judge.audit(mostly) if one.name == "consistent under swapping")
+    found = judge.audit(mostly)
+    assert not any(one.refutes for one in found) and judge.usable(found).startswith("not shown")
     with pytest.raises(DataError, match="pairs must be decided by gold; got '4 ties'"):
         judge.agreement([{**row, "gold": 0} for row in mostly])
 
@@ -206,12 +207,16 @@ def test_verdicts_are_read_or_not_at_all(reply, expected):
 
 def test_only_votes_of_people_count(tmp_path):
     file = tmp_path / "votes.jsonl"
-    row = {"prompt": "q", "answer_a": "x", "answer_b": "y", "model_a": "m", "model_b": "n"}
-    said = [("human", "a"), ("human", "b"), ("human", "tie"), ("human", "both_bad"), ("scripted voter", "a")]
-    lines = [json.dumps({**row, "voter": voter, "choice": choice}) for voter, choice in said]
-    file.write_text("\n".join([*lines, '{"voter": "human", "choi']))
-    found, left_out = judge.human_votes(file)
-    assert [one["vote"] for one in found] == [1, -1, 0, 0] and left_out == 2
+    said = [(votes.HUMAN, "a"), (votes.HUMAN, "b"), (votes.HUMAN, "tie"), (votes.HUMAN, "both_bad")]
+    for number, (voter, choice) in enumerate([*said, (votes.SCRIPTED, "a")]):
+        battle = {"id": str(number), "prompt": "q", "models": {"a": "m", "b": "n"}, "answers": {"a": "x", "b": "y"}}
+        assert votes.add(battle, choice, voter, file)
+    with file.open("a") as handle:
+        handle.write('{"voter": "human", "choi')  # a kernel that died in writing
+    with pytest.warns(UserWarning, match="unreadable"):
+        found, left_out = judge.human_votes(file)
+    assert [one["vote"] for one in found] == [1, -1, 0, 0] and left_out == 1
+    assert {(one["prompt"], one["first"], one["second"]) for one in found} == {("q", "x", "y")}
     assert judge.human_votes(tmp_path / "none.jsonl") == ([], 0)
 
 
@@ -312,7 +317,8 @@ def test_an_endpoint_judges(key):
         one = Endpoint(server.url + "/", **key, price_in=2.0, price_out=10.0, max_tokens=50)
         estimate = one.estimate(["four" * 10, "more" * 10])
         assert one.used["requests"] == 0 and not server.seen  # shown before it starts
-        assert estimate == {"requests": 2, "tokens_in": 36, "tokens_out_at_most": 100, "cost_at_most": 0.001072}
+        assert estimate == {"requests": 2, "tokens_in": 36, "tokens_out_at_most": 100, "cost_at_most": 0.001072,
+                            "kept": 0}  # fmt: skip
         assert one(["p1", "p2", "p3"], ("A", "B")) == [[1.0, 0.0], [0.0, 1.0], None]
         assert one.spent() == pytest.approx(
             {"requests": 3, "prompt_tokens": 33, "completion_tokens": 9, "cost": (33 * 2 + 9 * 10) / 1e6}
@@ -342,7 +348,7 @@ def test_many_at_once_keep_their_order(key):
         (fails(429, Retry_After="7"), [7.0]), (fails(429, Retry_After="100000"), [60.0]), (fails(429), [1.0]),
         (fails(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), [1.0]), (fails(500), [1.0]), (fails(503), [1.0]),
         (fails(200, b"{not json"), [1.0]), (fails(200, b"[]"), [1.0]), (fails(200, b'{"choices": []}'), [1.0]),
-        (says(None), [1.0]), (fails(200, b"\xff\xfe\x00"), [1.0]), (cut, [1.0]), (slow, [1.0]), (dripping, [1.0]),
+        (fails(200, b"\xff\xfe\x00"), [1.0]), (cut, [1.0]), (slow, [1.0]), (dripping, [1.0]),
     ],
 )  # fmt: skip
 def test_what_passes_is_tried_again(key, fault, waited):
@@ -351,6 +357,32 @@ def test_what_passes_is_tried_again(key, fault, waited):
         one = Endpoint(server.url, **key, timeout=0.6, sleep=pauses.append)
         assert one(["p"], ("A", "B")) == [[0.0, 1.0]]
     assert pauses == waited and len(server.seen) == 2
+
+
+def test_a_reply_without_text_is_paid_for_once_and_no_verdict(key):
+    """As of a model that spent all of its tokens on thinking; at temperature 0 it would do so again."""
+    with Server(says(None), says("Verdict: B")) as server:
+        one = Endpoint(server.url, **key)
+        assert one(["p"], ("A", "B")) == [None]
+    assert len(server.seen) == 1 and one.used["requests"] == 1 and one.used["completion_tokens"] > 0
+
+
+def test_what_was_paid_for_is_not_asked_again(key):
+    with Server(says("Verdict: A"), fails(400, b"wrong")) as server:
+        with pytest.raises(ModelError, match="HTTP 400"):
+            Endpoint(server.url, **{**key, "parallel": 1})(["p1", "p2"], ("A", "B"))
+        again = Endpoint(server.url, **key)
+        assert again.estimate(["p1", "p2"])["kept"] == 1 and again.estimate(["p1", "p2"])["requests"] == 1
+    with Server(says("Verdict: B")) as other:
+        assert Endpoint(other.url, **key).estimate(["p1"])["kept"] == 0  # another address: another judge
+    assert KEY not in endpoint.replies_file().read_text()
+
+
+@pytest.mark.parametrize(
+    "reply", ["Verdict: Answer A", "Verdict: Option A", "Verdict: __A__", "**Verdict:** the better is A"]
+)
+def test_a_verdict_in_other_words(reply):
+    assert endpoint.verdict(reply, ("A", "B")) == "A"
 
 
 def test_what_does_not_pass_is_given_up(key):

@@ -137,7 +137,11 @@ def test_drawn_measures_kl_and_reward_and_is_kept(tmp_path):
 
     found = methods.drawn(policy, reference, tokenizer, reward, questions, seed=3, file=file)
     texts, prompts = [row["text"] for row in found], [row["prompt"] for row in found]
-    by_hand = [answers.log_probs(model, tokenizer, prompts, texts)[0] for model in (policy, reference)]
+    ended = [row["stopped"] for row in found]
+    by_hand = [answers.log_probs(model, tokenizer, prompts, texts, ended)[0] for model in (policy, reference)]
+    whole = [answers.log_probs(model, tokenizer, prompts, texts) for model in (policy, reference)]
+    counted = answers.log_probs(policy, tokenizer, prompts, texts, ended)[1]
+    assert (whole[0][1] - counted).tolist() == [not one for one in ended] and not all(ended)  # a cut answer has no end
     assert [row["kl"] for row in found] == pytest.approx((by_hand[0] - by_hand[1]).tolist())
     assert [row["reward"] for row in found] == [len(text) for text in texts]
     assert methods.drawn(None, None, None, None, questions, seed=3, file=file) == found  # read back

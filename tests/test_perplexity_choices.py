@@ -76,7 +76,7 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity(tiny):
     assert found["perplexity"] == pytest.approx(model.config.vocab_size, rel=1e-3)
 
 
-def test_the_choice_is_the_likeliest_per_byte(tiny):
+def test_the_choice_is_the_likeliest_per_character(tiny):
     model, tokenizer = tiny
     asked = choices.mmlu_dev()[:6]
     rows = choices.choose(model, tokenizer, asked, batch_size=5)
@@ -84,7 +84,7 @@ def test_the_choice_is_the_likeliest_per_byte(tiny):
         head = [tokenizer.bos_token_id, *tokenizer(f"Question: {one['question']}\nAnswer:")["input_ids"]]
         for choice, likelihood in zip(one["choices"], row["likelihoods"], strict=True):
             ids = head + tokenizer(f" {choice}")["input_ids"]
-            assert likelihood == pytest.approx(log_prob(model, ids, len(head)) / len(f" {choice}".encode()), rel=1e-2)
+            assert likelihood == pytest.approx(log_prob(model, ids, len(head)) / len(choice), rel=1e-2)
         best = max(range(4), key=row["likelihoods"].__getitem__)
         assert row["chosen"] == best and row["correct"] == (best == one["answer"])
 

@@ -92,7 +92,8 @@ def ratings(votes: list[dict], models=None, *, draws: int = 500, seed: int = 0, 
     """Ratings by choix, with intervals from the normal bootstrap over votes (Efron and Tibshirani 1993, chapter 13).
 
     models: those to rate, all where none are given; votes on others are left out. ties: "half" a win each, or "drop",
-    right where voters merely abstain or ties follow Davidson's model (1970). Raises DataError where there is no vote, or votes of several voters are mixed; ConfigError for another `ties`.
+    right where voters merely abstain or ties follow Davidson's model (1970). Raises DataError where there is no vote,
+    or votes of several voters are mixed; ConfigError for another `ties`.
     """
     if ties not in ("half", "drop"):
         raise ConfigError("ties must be half or drop", got=ties, remedy='Write ties = "half".')

@@ -25,7 +25,7 @@ from labkit.errors import ConfigError
 def overlap(items: list[str], rows: list[str], n: int = 4) -> list[tuple[float, int]]:
     """(share, row) for each item: the largest share of its n-grams that stands in one row, and that row's place.
 
-    A gram found in d of the N distinct rows weighs log((N + 2) / (d + 1)). Words are compared normalised (small
+    A gram found in d of the N distinct rows weighs log((N + 1) / (d + 1)). Words are compared normalised (small
     letters, punctuation gone). An item of fewer words than n is one gram. (0.0, -1): nothing was found.
     """
     grams = [_grams(data.normalised(item).split(), n) for item in items]
@@ -40,11 +40,14 @@ def overlap(items: list[str], rows: list[str], n: int = 4) -> list[tuple[float, 
         for row, place in distinct.items()
     }
     often = Counter(gram for found in held.values() for gram in found)
-    weight = {gram: math.log((len(distinct) + 2) / (often[gram] + 1)) for gram in wanted}
+    weight = {gram: math.log((len(distinct) + 1) / (often[gram] + 1)) for gram in wanted}
+    if not any(weight.values()):  # every row holds every gram: then all weigh the same
+        weight = dict.fromkeys(weight, 1.0)
     best = [(0.0, -1)] * len(items)
     for place, found in sorted(held.items()):
         for item in {item for gram in found for item in wanted[gram]}:
-            share = sum(weight[gram] for gram in found & grams[item]) / sum(weight[gram] for gram in grams[item])
+            whole = sum(weight[gram] for gram in grams[item])
+            share = sum(weight[gram] for gram in found & grams[item]) / whole if whole else 0.0
             best[item] = max(best[item], (share, place), key=lambda one: one[0])
     return best
 

@@ -103,7 +103,7 @@ def difference(one: tuple[int, int], other: tuple[int, int]) -> tuple[float, flo
 
 
 def paired(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """(difference, low, high) of paired shares, pairs of 0 and 1: Newcombe (1998), Statistics in Medicine 17, 2635-2650.
+    """(difference, low, high) of paired shares, pairs of 0 and 1: Newcombe (1998), Stat. in Medicine 17, 2635-2650.
 
     His method 10 makes Wilson's intervals one for pairs; unlike the bootstrap, it is not of width 0 where no pair
     differs.
