@@ -22,7 +22,8 @@ def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
     shorter of SmolLM2's own two answers to an open question is chosen; a .jsonl, .json or .parquet file; a folder that
     `Dataset.save_to_disk` wrote or that holds such files; or a Hub id (its split "train"). Rows are plain (three texts)
     or conversational (lists of messages with role and content; the prompt may be missing where chosen and rejected
-    begin with it, as in UltraFeedback). Of one's own pairs every hundredth is held out.
+    begin with it, as in UltraFeedback). Of one's own pairs every hundredth is held out, and with it all pairs of its
+    prompt leave the training.
     Raises DataError, with every fault counted and its rows named.
     """
     if source in ("lab", "all"):
@@ -34,7 +35,9 @@ def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
         return train, held_out
     if source == "brief":
         return data.split(_checked(data.read(data.BRIEF, set()), source, own=False))
-    return data.split(_checked(_load(source), Path(source).name))
+    train, held_out = data.split(_checked(_load(source), Path(source).name))
+    unseen = set(held_out["prompt"])  # votes hold many pairs of one prompt, which must not stand on both sides
+    return train.filter(lambda prompt: prompt not in unseen, input_columns="prompt"), held_out
 
 
 def from_instructions() -> Dataset:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from labkit import adapters, budget, data, health, models
 from labkit.config import Config
-from labkit.errors import Stopped, TrainingError
+from labkit.errors import ConfigError, Stopped, TrainingError
 from labkit.evaluate import answers
 from labkit.runs import Run, write_json
 
@@ -69,6 +69,7 @@ def arguments(config: Config, run: Run) -> dict:
         "save_total_limit": 1,
         "logging_steps": max(1, min(10, config.steps // 10)),
         "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # it would log an earlier mean in the place of a loss that is no number
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
@@ -186,6 +187,9 @@ def load(run: Run, config: Config, source: str | Path, loader: Callable = models
     peaks = {"before loading": models.peak_mb()}
     frozen = config.tuning == "lora"
     model, tokenizer = loader(source, seed=config.seed, quantization=config.quantization, frozen=frozen)
+    if any(hasattr(part, "lora_A") for part in model.modules()):  # a second adapter would take the place of the first
+        what = "parent must not be an adapter on quantized weights"
+        raise ConfigError(what, got=str(source), remedy='Name a run with quantization = "none": its adapter is merged.')
     for weight in model.parameters():  # they are mapped from their file and come at the first use: use them
         weight.detach().max()
     run.info["peaks_mb"] = peaks | {"loading": models.peak_mb()}
@@ -195,8 +199,13 @@ def load(run: Run, config: Config, source: str | Path, loader: Callable = models
 def probe(config: Config, knobs: dict, n: int = 3) -> float:
     """Seconds per step of a training with these knobs of `budget.knobs`, from n steps on random tokens; none is kept.
 
-    The loss is next-token prediction in every stage. A pair counts as two rows.
+    The loss is next-token prediction in every stage. A pair counts as two rows. Raises ConfigError for PPO, most of
+    whose time goes into sampling.
     """
+    if knobs["stage"] == "ppo":
+        raise ConfigError(
+            "stage cannot be probed", got="ppo", remedy="Train a few steps: the panel then knows the pace."
+        )
     rows = knobs["batch_size"] * (2 if knobs["stage"] in budget.PAIRED else 1)
     quantization, lora = knobs.get("quantization", "none"), knobs.get("method") == "lora"
     if knobs["stage"] == "pretrain" and config.model == "nano":

@@ -358,8 +358,13 @@ def test_other_models_are_copies_for_full_tuning_and_adapters_for_lora():
     assert parts(stage="dpo", precompute_ref_log_probs=False, method="lora")["other models"] == 0
     assert parts(stage="ppo")["other models"] == 3 * weights  # reference, reward, value
     assert parts(stage="ppo")["gradients"] == 2 * parts()["gradients"]  # policy and value
-    shared = parts(stage="ppo", method="lora")
-    assert shared["other models"] == 2 * shared["adapter"] < weights
+    shared = parts(stage="ppo", separate_values=False)
+    assert shared["other models"] == 2 * weights and shared["gradients"] == parts()["gradients"]
+    bf16 = {"method": "lora", "dtype": "bf16"}
+    reward = 4 * shape.parameters  # a whole model in fp32, whatever the policy's weights are
+    assert parts(stage="ppo", separate_values=False, **bf16)["other models"] == reward
+    apart = parts(stage="ppo", **bf16)
+    assert apart["other models"] == reward + apart["weights"] + apart["adapter"]
 
 
 def test_experts_count_as_weights_that_are_not_quantized():

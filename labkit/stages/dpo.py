@@ -26,6 +26,7 @@ The reference model's log-probabilities are computed once before training, so th
 """
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,10 +134,12 @@ def train(
                 raise Stopped
             return super().compute_ref_log_probs(*batch)
 
+    began = time.monotonic()
     trainer = Trainer(
         model, None, args, processing_class=tokenizer, callbacks=[recorder],
         train_dataset=preferences.conversations(pairs), eval_dataset=preferences.conversations(held_out),
     )  # fmt: skip
+    reference_seconds = time.monotonic() - began  # trl asks the reference here, once for all
     trainer.remove_callback(transformers.PrinterCallback)
     with mock.patch("trl.trainer.utils._use_triton", lambda device: True):  # score the answers' tokens only: on a CPU
         reached = training.fit(trainer, run, stop)  # trl scores every position, for compilers that we do not use
@@ -144,5 +147,5 @@ def train(
         training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
         looks = [row for row in run.history() if "held_out_loss" in row]
         last = {name: looks[-1][name] for name in looks[-1] if name.startswith("held_out")}
-        run.finish(**last, pairs_seen=needed, **models.weights(model))
+        run.finish(**last, pairs_seen=needed, reference_seconds=reference_seconds, **models.weights(model))
     return run

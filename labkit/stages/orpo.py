@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 import transformers
@@ -25,8 +26,17 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its names may change: 
 from trl.experimental import orpo
 
 
+def _unchanged(bos, prompt_length, prompt, chosen_length, chosen, rejected_length, rejected):
+    return prompt, chosen, rejected
+
+
 class Trainer(orpo.ORPOTrainer):
     """trl's trainer, which scores the answers' tokens alone: on a CPU the other positions take long."""
+
+    def tokenize_row(self, feature, model=None) -> dict:
+        """As trl's, without the bos_token that it puts before what the chat template has written whole."""
+        with mock.patch("trl.experimental.orpo.orpo_trainer.add_bos_token_if_needed", _unchanged):
+            return super().tokenize_row(feature, model)
 
     def concatenated_forward(self, model, batch: dict) -> tuple[torch.Tensor, ...]:
         """(mean log-probs of chosen, of rejected, shape (pairs,); logits of both, (tokens, vocab); chosen's loss)."""
