@@ -7,7 +7,8 @@
                   ZeRO (Rajbhandari et al. 2020). In 8 bits, 2 + 8/256 bytes (Dettmers et al. 2022). Muon: 1 per matrix
     activations   per token what autograd keeps: inputs of Linears that train, outputs that are worked on, norms. Of
                   attention no scores, as in FlashAttention: a GPT layer keeps 32 * hidden bytes in bf16, or 34 with
-                  dropout (Korthikanti et al. 2022). Checkpointing: one hidden state per layer, and all of one layer
+                  dropout (Korthikanti et al. 2022). SFT on a CPU keeps them for short rows (`models.SHORT`).
+                  Checkpointing: one hidden state per layer, and all of one layer
     logits        a batch in fp32 four times (Trainer, ORPO, PPO); at most a tile of it in trl's SFT and DPO
 
 Numbers of weights are exact: the model is built on torch's meta device, without numbers. Bytes of weights, gradients,
@@ -60,7 +61,9 @@ class Shape:
     intermediate: int
     layers: int
     kv_heads: int
+    heads: int
     attention: int  # heads * head_dim
+    attending: int  # layers with attention
     norms: tuple[int, int]  # how many LayerNorms, and how many others (RMSNorm)
     between: int  # kept per token between Linears: SwiGLU's gate, convolutions, experts
 
@@ -115,7 +118,8 @@ def shape(source: str | Path | PretrainedConfig) -> Shape:
         largest=max(weight.numel() for weight in weights.values()),
         vocab=config.vocab_size, hidden=config.hidden_size, layers=config.num_hidden_layers,
         intermediate=max((wide for _, wide, _ in linears), default=config.hidden_size),
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads, heads=heads,
+        attending=len({name.rpartition(".")[0] for name, *_ in linears if "att" in name}),
         attention=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
         norms=(layer_norms, len(norms) - layer_norms), between=_between(config, linears, modules, weights),
     )  # fmt: skip
@@ -213,6 +217,8 @@ def estimate(
     kept += product * (outs + sum(wide for _, wide, _ in shape.linears) * (quantization == "8bit"))  # bitsandbytes' way
     head = shape.vocab * hidden
     cast = shape.parameters - shape.embedding - head - (inside if quantized else 0)
+    if stage == "sft" and device == "cpu" and seq_length <= models.SHORT:  # sft then writes attention out
+        kept += shape.attending * ((4 + product) * shape.heads * seq_length + 2 * product * shape.attention)
     if gradient_checkpointing:
         kept = kept // shape.layers + full * hidden * shape.layers
         cast = cast // shape.layers if lora else cast  # autocast keeps its copies of weights that train

@@ -24,6 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, PreTra
 
 from labkit.errors import ModelError
 
+SHORT = 256  # tokens of a row: up to here, attention written out in plain products trains faster on a CPU
+
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that only 4-bit models would use
 
 END_OF_TEXT, PAD, USER, ASSISTANT, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"

@@ -37,7 +37,8 @@ def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
         return data.split(_checked(data.read(data.BRIEF, set()), source, own=False))
     train, held_out = data.split(_checked(_load(source), Path(source).name))
     unseen = set(held_out["prompt"])  # votes hold many pairs of one prompt, which must not stand on both sides
-    return train.filter(lambda prompt: prompt not in unseen, input_columns="prompt"), held_out
+    apart = train.filter(lambda prompt: prompt not in unseen, input_columns="prompt")
+    return (apart if len(apart) else train), held_out  # all of them of one prompt: nothing can be held out apart
 
 
 def from_instructions() -> Dataset:

@@ -46,6 +46,8 @@ NAMES = {  # the trainers' names for what they log -> the lab's
     "eval_nll_loss": "held_out_chosen_loss",
 }
 
+TUNING = {"lr_scheduler_type": "linear", "optim": "adamw_torch", "adam_beta2": 0.95, "weight_decay": 0.0}
+
 
 def arguments(config: Config, run: Run) -> dict:
     """The TrainingArguments that are the same in every stage; a stage adds its own."""
@@ -240,6 +242,14 @@ def keep_first_batch(model, run: Run) -> None:
             write_json(run.path / "first_batch.json", {name: kwargs[name].tolist() for name in names})
 
     hook = model.register_forward_pre_hook(keep, with_kwargs=True)
+
+
+def finish(run: Run, config: Config, model, tokenizer, source: str | Path, **metrics) -> Run:
+    """Save what was tuned; mark the run as finished, with its last look at held-out data and these metrics."""
+    save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
+    last = [row for row in run.history() if "held_out_loss" in row][-1]
+    last = {name: value for name, value in last.items() if name.startswith("held_out")}
+    return run.finish(**last, **metrics, **models.weights(model))
 
 
 def save(run: Run, model, tokenizer, source: str | Path = "", dtype=None) -> None:

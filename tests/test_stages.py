@@ -8,10 +8,11 @@ import threading
 
 import pytest
 import torch
+import transformers
 
 from labkit import adapters, data, models, pipeline, runs
 from labkit.config import DPOConfig, PretrainConfig, SFTConfig
-from labkit.errors import DataError, RunError
+from labkit.errors import DataError, RunError, TrainingError
 from labkit.stages import dpo, pretrain, sft
 
 
@@ -139,6 +140,31 @@ def test_a_stop_is_resumed_to_the_same_losses(folder, monkeypatch, tmp_path):
     resumed = [(row["step"], row["loss"]) for row in again.history() if "loss" in row]
     assert [step for step, _ in resumed] == [step for step, _ in losses]
     assert resumed[-1][1] == pytest.approx(losses[-1][1], rel=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_a_loss_that_is_no_number_halts_the_training(folder, monkeypatch, stage):
+    """At the step where it happens, although transformers would log an earlier mean in its place."""
+    values = {
+        "model": str(folder / "model"),
+        "steps": 6,
+        "batch_size": 2,
+        "eval_every": 6,
+        "warmup_steps": 0,
+        "seed": 7,
+    }
+    module, kind, file = {"sft": (sft, SFTConfig, "sft"), "dpo": (dpo, DPOConfig, "pairs")}[stage]
+    plain, seen = transformers.Trainer.training_step, []
+
+    def broken(self, *args, **kwargs):
+        seen.append(1)
+        loss = plain(self, *args, **kwargs)
+        return loss * math.nan if len(seen) == 3 else loss
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", broken)
+    with pytest.raises(TrainingError, match="no longer a number at step 3"):
+        module.train(kind(**values, data=str(folder / f"{file}.jsonl")), folder / "model", "tiny", say=quiet)
+    assert len(seen) == 3 and runs.all_runs(stage)[-1].status == "failed"
 
 
 def test_bad_rows_are_named_before_training(folder, tmp_path):

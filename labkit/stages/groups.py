@@ -92,8 +92,7 @@ def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: 
         **arguments, "beta": config.kl_coef, "epsilon": config.clip, "num_generations": config.generations,
         "max_completion_length": config.max_new_tokens,
         "steps_per_generation": config.batch_size // config.minibatch_size,
-        "num_iterations": config.epochs, "disable_dropout": True, "optim": "adamw_torch", "adam_beta2": 0.95,
-        "weight_decay": 0.0, "lr_scheduler_type": "linear",
+        "num_iterations": config.epochs, "disable_dropout": True, **training.TUNING,
     }  # fmt: skip
     if config.algorithm == "rloo":
         kind, args = trl.RLOOTrainer, trl.RLOOConfig(**options, normalize_advantages=True)
