@@ -13,6 +13,7 @@ PPO, RLOO and best of n need a reward model first: it gets half of their budget.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -80,8 +81,14 @@ def spent(method: str, run: runs.Run, length: dict[str, float]) -> float:
 
 
 def seconds(run: runs.Run) -> float:
-    """Seconds of a training's steps alone, at their median pace, and of DPO's pass of the reference: no looks."""
-    return run.seconds_per_step() * run.config["steps"] + run.metrics.get("reference_seconds", 0.0)
+    """Seconds of a training's steps alone, at their median pace, and of DPO's pass of the reference: no looks.
+
+    Of a run too short for a pace, all of its seconds.
+    """
+    pace = run.seconds_per_step()
+    if math.isnan(pace):
+        return run.info["seconds"]
+    return pace * run.config["steps"] + run.metrics.get("reference_seconds", 0.0)
 
 
 def chosen_file(source: str) -> str:

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from labkit import adapters, data, models, pipeline, runs
-from labkit.config import DPOConfig, PretrainConfig, SFTConfig
+from labkit.config import DPOConfig, PretrainConfig, SFTConfig, sized
 from labkit.errors import DataError, RunError, TrainingError
 from labkit.stages import dpo, pretrain, sft
 
@@ -173,6 +173,15 @@ def test_bad_rows_are_named_before_training(folder, tmp_path):
     config = SFTConfig(model=str(folder / "model"), data=str(bad), steps=1)
     with pytest.raises(DataError, match="row 1"):
         sft.train(config, folder / "model", "tiny", say=quiet)
+
+
+def test_a_parent_that_is_the_model_itself_is_taken_as_it_is(folder):
+    own = str(folder / "model")
+    assert pipeline.source_of(DPOConfig(model=own, parent=own)) == (own, own)
+    source, name = pipeline.source_of(DPOConfig(model="nano", parent="nano"))
+    assert source == data.BASE and name.startswith("shipped-base-")
+    smol = sized(DPOConfig(model="smol"))
+    assert pipeline.source_of(smol) == ("smol", "smol") and smol.data == "brief" and smol.tuning == "lora"
 
 
 def test_an_unknown_parent_is_an_error():
