@@ -165,9 +165,9 @@ def test_lengths_repetitions_and_contradictions(write):
 def test_brief_pairs_prefer_the_shorter_answer_and_ask_nothing_of_mt_bench():
     train, held_out = preferences.pairs("brief")
     rows = [*train, *held_out]
-    assert len(rows) > 200 and all(2 * len(row["chosen"]) < len(row["rejected"]) for row in rows)
+    assert len(rows) > 60 and all(2 * len(row["chosen"]) < len(row["rejected"]) for row in rows)
     asked = {data.normalised(row["prompt"]) for row in rows}
-    assert len(asked) == len(rows) and len({row["kind"] for row in rows}) == 8
+    assert len(asked) == len(rows) and len({row["kind"] for row in rows}) >= 6
     assert not asked & {data.normalised(row["prompt"]) for row in lengths.open_questions()}
     assert preferences.data_hash("brief") == data.file_hash("brief", "pairs") != preferences.data_hash("lab")
 
