@@ -157,7 +157,7 @@ def test_lengths_repetitions_and_contradictions(write):
     full = {**PLAIN, "prompt": "so " * 80}
     train, _ = preferences.pairs(write([PLAIN, PLAIN, full, full]))
     with pytest.raises(
-        DataError, match=r"2 of 3 pairs have a prompt that fills the context of 64 tokens \(rows 2, 3\)"
+        DataError, match=r"2 of 2 pairs have a prompt that fills the context of 64 tokens \(rows 2, 3\)"
     ):
         preferences.check(train, tokenizer, 64)
 
@@ -175,7 +175,7 @@ def test_brief_pairs_prefer_the_shorter_answer_and_ask_nothing_of_mt_bench():
 def test_a_prompt_that_is_held_out_is_not_trained_on(write):
     rows = [{**PLAIN, "prompt": f"Question {n % 50}", "rejected": f"Wrong {n}."} for n in range(300)]
     train, held_out = preferences.pairs(write(rows))
-    assert len(held_out) == 3 and set(held_out["prompt"]) == {"Question 0"} and len(train) == 294
+    assert set(held_out["prompt"]) == {"Question 0"} and (len(train), len(held_out)) == (294, 6)
     train, _ = preferences.pairs(write([{**PLAIN, "rejected": f"Wrong {n}."} for n in range(20)]))
     assert len(train) == 19  # one prompt throughout: nothing else could be trained on
 
