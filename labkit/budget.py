@@ -214,7 +214,7 @@ def estimate(
     inputs = {(name if apart else name.rpartition(".")[0], wide): wide for name, wide, _ in lines}
     kept += (4 if lora and not (autocast or quantized) else product) * sum(inputs.values())
     outs = lora_rank * len(lines) * lora + shape.layers * shape.attention * (lora or not apart)  # A x, and attention's
-    kept += product * (outs + sum(wide for _, wide, _ in shape.linears) * (quantization == "8bit"))  # bitsandbytes' way
+    kept += product * outs
     head = shape.vocab * hidden
     cast = shape.parameters - shape.embedding - head - (inside if quantized else 0)
     if stage == "sft" and device == "cpu" and seq_length <= models.SHORT:  # sft then writes attention out

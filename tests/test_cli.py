@@ -168,4 +168,4 @@ def test_a_probe_of_ppo_is_refused(tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"stage": "ppo", "model": "smoke"}))
     done = runner.invoke(cli.app, ["budget", str(file), "--probe"])
-    assert done.exit_code != 0 and "stage cannot be probed" in done.output
+    assert done.exit_code != 0 and "stage cannot be probed" in str(done.exception)
