@@ -7,7 +7,8 @@
                   ZeRO (Rajbhandari et al. 2020). In 8 bits, 2 + 8/256 bytes (Dettmers et al. 2022). Muon: 1 per matrix
     activations   per token what autograd keeps: inputs of Linears that train, outputs that are worked on, norms. Of
                   attention no scores, as in FlashAttention: a GPT layer keeps 32 * hidden bytes in bf16, or 34 with
-                  dropout (Korthikanti et al. 2022). Checkpointing: one hidden state per layer, and all of one layer
+                  dropout (Korthikanti et al. 2022). SFT on a CPU keeps them for short rows (`models.SHORT`).
+                  Checkpointing: one hidden state per layer, and all of one layer
     logits        a batch in fp32 four times (Trainer, ORPO, PPO); at most a tile of it in trl's SFT and DPO
 
 Numbers of weights are exact: the model is built on torch's meta device, without numbers. Bytes of weights, gradients,
@@ -60,7 +61,9 @@ class Shape:
     intermediate: int
     layers: int
     kv_heads: int
+    heads: int
     attention: int  # heads * head_dim
+    attending: int  # layers with attention
     norms: tuple[int, int]  # how many LayerNorms, and how many others (RMSNorm)
     between: int  # kept per token between Linears: SwiGLU's gate, convolutions, experts
 
@@ -115,7 +118,8 @@ def shape(source: str | Path | PretrainedConfig) -> Shape:
         largest=max(weight.numel() for weight in weights.values()),
         vocab=config.vocab_size, hidden=config.hidden_size, layers=config.num_hidden_layers,
         intermediate=max((wide for _, wide, _ in linears), default=config.hidden_size),
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads, heads=heads,
+        attending=len({name.rpartition(".")[0] for name, *_ in linears if "att" in name}),
         attention=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
         norms=(layer_norms, len(norms) - layer_norms), between=_between(config, linears, modules, weights),
     )  # fmt: skip
@@ -174,15 +178,16 @@ def estimate(
     target_modules: str | Iterable[str] = "all-linear", optimizer: str = "adamw", batch_size: int = 8,
     seq_length: int = 512, dtype: str = "fp32", autocast: bool = True, gradient_checkpointing: bool = False,
     stage: str = "sft", precompute_ref_log_probs: bool = True, double_quant: bool = True, device: str = "cpu",
-    token_rows: int = 0,
+    token_rows: int = 0, separate_values: bool = True,
 ) -> Budget:  # fmt: skip
     """Bytes of one training. Raises ConfigError for a value that is not allowed.
 
     dtype: of weights that are not quantized. autocast: whether products run in bf16 (`models.bf16()`); fp32 weights are
     then held once more, in bf16. batch_size: rows, or pairs in reward, dpo and orpo. Adapters are fp32 (peft), or bf16
-    on a quantized model (trl). DPO's and PPO's reference is a copy of the model, PPO's reward and value models are two
-    more; with LoRA the reference is the model without its adapter, and the others are further adapters. token_rows:
-    rows of tied embeddings that train beside an adapter; the embeddings then have a copy and a gradient as a whole.
+    on a quantized model (trl). DPO's and PPO's reference is a copy of the model; with LoRA it is the model without its
+    adapter. PPO's reward model is a whole one in fp32; its values are a model of their own, which trains as the policy
+    does, unless separate_values is False: a head that weighs nothing. token_rows: rows of tied embeddings that train
+    beside an adapter; the embeddings then have a copy and a gradient as a whole.
     """
     _check(method=method, quantization=quantization, lora_rank=lora_rank, optimizer=optimizer, dtype=dtype)
     _check(batch_size=batch_size, seq_length=seq_length, stage=stage, device=device)
@@ -209,9 +214,11 @@ def estimate(
     inputs = {(name if apart else name.rpartition(".")[0], wide): wide for name, wide, _ in lines}
     kept += (4 if lora and not (autocast or quantized) else product) * sum(inputs.values())
     outs = lora_rank * len(lines) * lora + shape.layers * shape.attention * (lora or not apart)  # A x, and attention's
-    kept += product * (outs + sum(wide for _, wide, _ in shape.linears) * (quantization == "8bit"))  # bitsandbytes' way
+    kept += product * outs
     head = shape.vocab * hidden
     cast = shape.parameters - shape.embedding - head - (inside if quantized else 0)
+    if stage == "sft" and device == "cpu" and seq_length <= models.SHORT:  # sft then writes attention out
+        kept += shape.attending * ((4 + product) * shape.heads * seq_length + 2 * product * shape.attention)
     if gradient_checkpointing:
         kept = kept // shape.layers + full * hidden * shape.layers
         cast = cast // shape.layers if lora else cast  # autocast keeps its copies of weights that train
@@ -221,13 +228,16 @@ def estimate(
         tile = min(tokens, TILE[0]) * min(shape.vocab, TILE[1]) * (product + 4 * 8 * (device != "cuda"))
         logits = tile + 4 * tokens * hidden + (0 if lora else 4 * head)
     logits += 4 * full * head if token_rows and lora else 0  # changed and its gradient, for both of the head's uses
-    copies = {"ppo": 3, "dpo": 0 if precompute_ref_log_probs else 1}.get(stage, 0)
-    trained = 2 if stage == "ppo" else 1  # policy and value model
+    reference = 0 if lora or (stage == "dpo" and precompute_ref_log_probs) else weights
+    values = stage == "ppo" and separate_values
+    beside = reference if stage in ("dpo", "ppo") else 0
+    beside += (stage == "ppo") * 4 * shape.parameters + values * (weights + (width * trains if lora else 0))
+    trained = 2 if values else 1
     parts = {
         "weights": weights, "adapter": width * trains if lora else 0, "gradients": width * trains * trained,
         "optimizer": moments * trained, "activations": kept * tokens * trained, "logits": logits,
         "autocast": 2 * (cast + head) if autocast and dtype == "fp32" else 0, "process": PROCESS[device],
-        "other models": width * trains * max(0, copies - 1) if lora else copies * weights,
+        "other models": beside,
     }  # fmt: skip
     loading = PROCESS[device] + weights + 4 * shape.largest
     return Budget(parts, loading, max(loading, sum(parts.values())), trains, bits)
@@ -256,8 +266,11 @@ def knobs(stage: str, config) -> dict:
         "device": models.device(),
     }
     found["optimizer"] = getattr(config, "optimizer", "adamw")
+    if stage == "ppo":
+        found["separate_values"] = config.algorithm == "ppo" and config.value_model == "separate"
     rows = stage, config.model, getattr(config, "data", ""), getattr(config, "turns", 1)
     found["seq_length"] = config.block_size if stage == "pretrain" else row_length(*rows)
+    found["seq_length"] += config.max_new_tokens if stage == "ppo" else 0
     if getattr(config, "tuning", "full") == "lora":
         found |= {"method": "lora", "lora_rank": config.lora_rank, "target_modules": config.target_modules}
         found["dtype"] = "bf16" if models.bf16() else "fp32"  # frozen weights, as models.load keeps them
@@ -270,14 +283,18 @@ def knobs(stage: str, config) -> dict:
 
 @functools.cache
 def row_length(stage: str, model: str, source: str, turns: int = 1) -> int:
-    """Tokens of the longest rows, `turns` to a conversation, by the model's template. Raises DataError, ModelError."""
+    """Tokens of the longest rows, `turns` to a conversation, by the model's template; of PPO's, the longest prompts.
+
+    Raises DataError, ModelError.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(_folder(model), trust_remote_code=False)
     except (OSError, ValueError) as error:
         remedy = "Name a folder that holds the model's tokenizer too, or a Hub id (needs a network)."
         raise ModelError("model has no usable tokenizer", got=model, remedy=remedy) from error
     rows, _ = preferences.pairs(source) if stage in (*PAIRED, "ppo") else data.instructions(source)
-    answers = [max(row.get("chosen", ""), row.get("rejected", ""), row.get("answer", ""), key=len) for row in rows]
+    sides = () if stage == "ppo" else ("chosen", "rejected", "answer")  # PPO's prompts alone: it samples the answers
+    answers = [max((row.get(side, "") for side in sides), key=len, default="") for row in rows]
     longest = sorted(zip(rows["prompt"], answers, strict=True), key=lambda row: len(row[0]) + len(row[1]))[-8 * turns :]
     groups = (longest[start : start + turns] for start in range(0, len(longest), turns))
     return min(1024, max(len(data.conversation(tokenizer, group)["input_ids"]) for group in groups))

@@ -15,6 +15,9 @@ FLOORS: list[tuple[str, str, Callable[[dict], float], float, str]] = [
     ("SFT worst relation", "02_supervised_fine_tuning", lambda m: worst_relation(m), 0.60, "above"),
     ("SFT skills, unseen inputs", "02_supervised_fine_tuning", lambda m: m["skill_accuracy"], 0.90, "above"),
     ("SFT stops by itself", "02_supervised_fine_tuning", lambda m: m["stops"], 0.99, "above"),
+    ("reward model, seconds", "05_reward_model", lambda m: m["train_seconds"], 90, "below"),
+    ("reward model, held-out pairs", "05_reward_model", lambda m: m["held_out_accuracy"], 0.90, "above"),
+    ("reward model, worst adversarial slice", "05_reward_model", lambda m: worst_slice(m), 0.75, "above"),
     ("PPO, seconds", "06_ppo", lambda m: m["train_seconds"], 360, "below"),
     ("PPO gold win rate over SFT", "06_ppo", lambda m: m["win_rate"], 0.70, "above"),
     ("PPO win rate, lower bound", "06_ppo", lambda m: m["win_rate_low"], 0.60, "above"),
@@ -40,6 +43,11 @@ def worst_relation(metrics: dict) -> float:
     """The lowest of the accuracies by relation of entities whose questions were held out."""
     relations = [value for name, value in metrics.items() if name.startswith("entity_") and name.count("_") == 2]
     return min(relations)
+
+
+def worst_slice(metrics: dict) -> float:
+    """The lowest of the reward model's accuracies on adversarial slices."""
+    return min(value for name, value in metrics.items() if name.endswith("_accuracy") and name != "held_out_accuracy")
 
 
 def rows(records: Iterable[dict]) -> list[dict]:

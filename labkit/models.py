@@ -24,6 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, PreTra
 
 from labkit.errors import ModelError
 
+SHORT = 256  # tokens of a row: up to here, attention written out in plain products trains faster on a CPU
+
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that only 4-bit models would use
 
 END_OF_TEXT, PAD, USER, ASSISTANT, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -130,6 +132,9 @@ def load(source: str | Path, *, seed: int = 0, quantization: str = "none", froze
         from peft import PeftModel
 
         base, bits = adapters.base_of(source)
+        if quantization not in ("none", bits):
+            remedy = f"Write quantization = {bits!r}, or start from a whole model."
+            raise ModelError("quantization must be that of the adapter's own base", got=quantization, remedy=remedy)
         model, tokenizer = load(base, seed=seed, quantization=bits)
         model = PeftModel.from_pretrained(model, source)
         # a merged model may train again, all of it, as one that was loaded whole
@@ -159,6 +164,9 @@ def load(source: str | Path, *, seed: int = 0, quantization: str = "none", froze
     if tokenizer.pad_token is None:  # harmless here: labels and masks are made from lengths, never from token ids
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
+    own = model.generation_config  # its temperature or repetition penalty would make samples of another distribution
+    tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = transformers.GenerationConfig(**tokens)
     return model, tokenizer
 
 

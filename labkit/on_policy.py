@@ -9,6 +9,7 @@ New words are those that the question does not have: the facts. M counts words t
 all words of both (`difflib`). So a wrong answer scores below a rambling one, and both below the reference.
 """
 
+import hashlib
 import json
 import re
 from difflib import SequenceMatcher
@@ -30,28 +31,38 @@ def agreement(text: str, reference: str, prompt: str) -> float:
     return (found + SequenceMatcher(None, said, wanted, autojunk=False).ratio()) / 2
 
 
-def write_pairs(model, tokenizer, rows, file: Path, *, seed: int = 0, samples: int = SAMPLES) -> Path:
-    """Write a pair of the model's own answers for each prompt of `rows` (as `preferences.pairs` gives them) to `file`.
+def key(parent: str, rows, seed: int) -> str:
+    """A folder's name for what `write_pairs` makes of these rows and the parent of this name."""
+    asked = json.dumps([parent, seed, list(rows["prompt"]), list(rows["chosen"])])
+    return hashlib.sha256(asked.encode()).hexdigest()[:12]
 
-    JSONL that `preferences.pairs` reads. A prompt whose answers all agree equally teaches nothing and is left out. A
-    file that is there is left as it is: nothing is sampled twice. Returns `file`. Raises DataError for too few pairs.
+
+def write_pairs(model, tokenizer, rows, folder: Path, *, seed: int = 0, samples: int = SAMPLES) -> tuple[Path, Path]:
+    """Write own.jsonl, a pair of the model's own answers for each prompt of `rows`, and others.jsonl, the rows' pairs.
+
+    rows: as `preferences.pairs` gives them, and reads both files. A prompt whose answers all agree equally teaches
+    nothing and is left out of both: they have the same prompts. Files that are there are left as they are: nothing is
+    sampled twice. Returns the two. Raises DataError for too few pairs.
     """
-    if file.exists():
-        return file
+    files = folder / "own.jsonl", folder / "others.jsonl"
+    if all(file.exists() for file in files):
+        return files
     torch.manual_seed(seed)
     texts = [tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m in rows["messages"]]
     found = [row["text"] for row in answers.generate(model, tokenizer, texts * samples, sample=True)]
-    lines = []
+    own, others = [], []
     for place, row in enumerate(rows):
         said = [text for text in found[place :: len(rows)] if text.strip() not in ("", row["prompt"].strip())]
         ranked = sorted((agreement(text, row["chosen"], row["prompt"]), text) for text in said)
         if ranked and ranked[0][0] < ranked[-1][0]:
-            lines.append({"prompt": row["messages"], "chosen": ranked[-1][1], "rejected": ranked[0][1]})
-    if len(lines) < 2:
+            own.append({"prompt": row["messages"], "chosen": ranked[-1][1], "rejected": ranked[0][1]})
+            others.append({"prompt": row["messages"], "chosen": row["chosen"], "rejected": row["rejected"]})
+    if len(own) < 2:
         remedy = "Ask more prompts: a model that always answers alike has no better and worse answer."
-        raise DataError("the model's own answers must differ in worth", got=len(lines), remedy=remedy)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".part")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    temporary.replace(file)
-    return file
+        raise DataError("the model's own answers must differ in worth", got=len(own), remedy=remedy)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, lines in zip(files, (own, others), strict=True):
+        temporary = file.with_suffix(".part")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        temporary.replace(file)
+    return files

@@ -124,7 +124,7 @@ def adapted_kl_coef(kl_coef: float, kl: float, target: float, rows: int, horizon
 
     error = clip(kl / target - 1, -0.2, 0.2),  kl_coef <- kl_coef (1 + error rows / horizon)
 
-    rows: answers sampled since the last change. horizon: answers over which a full error doubles it many times over.
+    rows: answers sampled since the last change. horizon: answers over which a full error changes it by about a fifth.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * rows / horizon)

@@ -22,7 +22,7 @@ def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
     shorter of SmolLM2's own two answers to an open question is chosen; a .jsonl, .json or .parquet file; a folder that
     `Dataset.save_to_disk` wrote or that holds such files; or a Hub id (its split "train"). Rows are plain (three texts)
     or conversational (lists of messages with role and content; the prompt may be missing where chosen and rejected
-    begin with it, as in UltraFeedback). Of one's own pairs every hundredth is held out.
+    begin with it, as in UltraFeedback). Of one's own pairs those of every hundredth prompt are held out.
     Raises DataError, with every fault counted and its rows named.
     """
     if source in ("lab", "all"):
@@ -34,7 +34,15 @@ def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
         return train, held_out
     if source == "brief":
         return data.split(_checked(data.read(data.BRIEF, set()), source, own=False))
-    return data.split(_checked(_load(source), Path(source).name))
+    rows = _checked(_load(source), Path(source).name)
+    prompts = list(dict.fromkeys(rows["prompt"]))
+    if len(prompts) < 2:
+        return data.split(rows)
+    unseen = set(data.split(Dataset.from_dict({"prompt": prompts}))[1]["prompt"])  # votes have many pairs of a prompt
+    places = {True: [], False: []}
+    for place, prompt in enumerate(rows["prompt"]):
+        places[prompt in unseen].append(place)
+    return rows.select(places[False]), rows.select(places[True])
 
 
 def from_instructions() -> Dataset:

@@ -13,12 +13,14 @@ PPO, RLOO and best of n need a reward model first: it gets half of their budget.
 """
 
 import json
+import math
+import os
 import subprocess
 import sys
 from statistics import fmean
 
 from labkit import pipeline, preferences, runs
-from labkit.config import Config, DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig, ShowdownConfig
+from labkit.config import Config, DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig, ShowdownConfig, sized
 from labkit.errors import ConfigError, TrainingError
 
 FORWARD, TRAIN = 1, 3
@@ -78,6 +80,17 @@ def spent(method: str, run: runs.Run, length: dict[str, float]) -> float:
     return run.config["steps"] * BATCH[method] * each
 
 
+def seconds(run: runs.Run) -> float:
+    """Seconds of a training's steps alone, at their median pace, and of DPO's pass of the reference: no looks.
+
+    Of a run too short for a pace, all of its seconds.
+    """
+    pace = run.seconds_per_step()
+    if math.isnan(pace):
+        return run.info["seconds"]
+    return pace * run.config["steps"] + run.metrics.get("reference_seconds", 0.0)
+
+
 def chosen_file(source: str) -> str:
     """The pairs' chosen answers as instructions, a JSONL file in the run store that SFT can train on."""
     train, _ = preferences.pairs(source)
@@ -96,7 +109,7 @@ def training(config: ShowdownConfig, method: str, steps: int, seed: int, parent:
     shared = {"model": config.model, "seed": seed, "parent": parent, "steps": steps, "retrain": config.retrain}
     shared |= {"batch_size": BATCH[method], "eval_every": max(1, steps // 4)}
     if method == "reward model":
-        return RewardConfig(**shared, data=config.data)
+        return sized(RewardConfig(**shared, data=config.data), keep=shared)
     shared |= {"learning_rate": config.learning_rate}
     if method == "SFT on chosen":
         return SFTConfig(**shared, warmup_steps=10, data=chosen_file(config.data))
@@ -115,7 +128,7 @@ def train_apart(stage: str, config: Config) -> runs.Run:
     """
     found = None if config.retrain else pipeline.existing(stage, config)
     if found is None or found.status != "finished":
-        file = runs.runs_dir() / "showdown" / "config.json"
+        file = runs.runs_dir() / "showdown" / f"{stage}-{os.getpid()}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         runs.write_json(file, {"stage": stage, **config.as_dict()})
         done = subprocess.run([sys.executable, "-m", "labkit", "train", str(file)], capture_output=True, text=True)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from labkit import adapters, budget, data, health, models
 from labkit.config import Config
-from labkit.errors import Stopped, TrainingError
+from labkit.errors import ConfigError, Stopped, TrainingError
 from labkit.evaluate import answers
 from labkit.runs import Run, write_json
 
@@ -46,6 +46,8 @@ NAMES = {  # the trainers' names for what they log -> the lab's
     "eval_nll_loss": "held_out_chosen_loss",
 }
 
+TUNING = {"lr_scheduler_type": "linear", "optim": "adamw_torch", "adam_beta2": 0.95, "weight_decay": 0.0}
+
 
 def arguments(config: Config, run: Run) -> dict:
     """The TrainingArguments that are the same in every stage; a stage adds its own."""
@@ -69,6 +71,7 @@ def arguments(config: Config, run: Run) -> dict:
         "save_total_limit": 1,
         "logging_steps": max(1, min(10, config.steps // 10)),
         "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # it would log an earlier mean in the place of a loss that is no number
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
@@ -186,6 +189,9 @@ def load(run: Run, config: Config, source: str | Path, loader: Callable = models
     peaks = {"before loading": models.peak_mb()}
     frozen = config.tuning == "lora"
     model, tokenizer = loader(source, seed=config.seed, quantization=config.quantization, frozen=frozen)
+    if any(hasattr(part, "lora_A") for part in model.modules()):  # a second adapter would take the place of the first
+        what = "parent must not be an adapter on quantized weights"
+        raise ConfigError(what, got=str(source), remedy='Name a run with quantization = "none": its adapter is merged.')
     for weight in model.parameters():  # they are mapped from their file and come at the first use: use them
         weight.detach().max()
     run.info["peaks_mb"] = peaks | {"loading": models.peak_mb()}
@@ -195,8 +201,13 @@ def load(run: Run, config: Config, source: str | Path, loader: Callable = models
 def probe(config: Config, knobs: dict, n: int = 3) -> float:
     """Seconds per step of a training with these knobs of `budget.knobs`, from n steps on random tokens; none is kept.
 
-    The loss is next-token prediction in every stage. A pair counts as two rows.
+    The loss is next-token prediction in every stage. A pair counts as two rows. Raises ConfigError for PPO, most of
+    whose time goes into sampling.
     """
+    if knobs["stage"] == "ppo":
+        raise ConfigError(
+            "stage cannot be probed", got="ppo", remedy="Train a few steps: the panel then knows the pace."
+        )
     rows = knobs["batch_size"] * (2 if knobs["stage"] in budget.PAIRED else 1)
     quantization, lora = knobs.get("quantization", "none"), knobs.get("method") == "lora"
     if knobs["stage"] == "pretrain" and config.model == "nano":
@@ -231,6 +242,14 @@ def keep_first_batch(model, run: Run) -> None:
             write_json(run.path / "first_batch.json", {name: kwargs[name].tolist() for name in names})
 
     hook = model.register_forward_pre_hook(keep, with_kwargs=True)
+
+
+def finish(run: Run, config: Config, model, tokenizer, source: str | Path, **metrics) -> Run:
+    """Save what was tuned; mark the run as finished, with its last look at held-out data and these metrics."""
+    save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
+    last = [row for row in run.history() if "held_out_loss" in row][-1]
+    last = {name: value for name, value in last.items() if name.startswith("held_out")}
+    return run.finish(**last, **metrics, **models.weights(model))
 
 
 def save(run: Run, model, tokenizer, source: str | Path = "", dtype=None) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from labkit import adapters, budget, data, models
+from labkit import adapters, budget, data, models, preferences
 from labkit.config import DPOConfig, ORPOConfig, SFTConfig
 from labkit.errors import ConfigError, ModelError
+from labkit.evaluate import answers
 from labkit.stages import dpo, sft
 
 
@@ -80,8 +81,19 @@ def test_the_shipped_base_was_never_taught_its_chat_tokens_and_an_adapter_trains
 def test_dpo_takes_the_model_without_its_adapter_as_reference(folder):
     config = DPOConfig(**options(folder, data=str(folder / "pairs.jsonl"), steps=8, batch_size=8))
     run = dpo.train(config, folder / "model", "tiny", say=quiet)
-    losses = [row["loss"] for row in run.history() if "loss" in row]
-    assert run.metrics["held_out_margin"] > 0 and losses and adapters.is_adapter(run.checkpoint)
+    assert run.metrics["held_out_margin"] > 0 and adapters.is_adapter(run.checkpoint)
+    last = [row for row in run.history() if "held_out_rewards_chosen" in row or "held_out_margin" in row][-1]
+    _, held_out = preferences.pairs(str(folder / "pairs.jsonl"))
+    ratios = {}
+    for side in ("chosen", "rejected"):
+        now, before = (
+            answers.log_probs(*models.load(where), held_out["prompt"], held_out[side])[0]
+            for where in (run.checkpoint, folder / "model")
+        )
+        ratios[side] = (now - before).mean().item()  # against the model without the adapter
+    assert last["held_out_margin"] == pytest.approx(
+        config.beta * (ratios["chosen"] - ratios["rejected"]), rel=0.05, abs=0.01
+    )
 
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
@@ -96,6 +108,19 @@ def test_quantized_weights_stay_and_the_adapter_learns(folder, bits):
     assert ("Linear4bit" if bits == "4bit" else "Linear8bitLt") in kinds
     with torch.no_grad():
         assert model(torch.tensor([tokenizer("river")["input_ids"]])).logits.isfinite().all()
+
+
+def test_a_parent_on_quantized_weights_is_refused_and_its_base_stays_as_it_is(folder):
+    few = {"steps": 2, "eval_every": 2}
+    parent = sft.train(
+        SFTConfig(**options(folder, data=str(folder / "sft.jsonl"), quantization="8bit", **few)),
+        folder / "model", "tiny", say=quiet,
+    )  # fmt: skip
+    config = DPOConfig(**options(folder, data=str(folder / "pairs.jsonl"), parent=parent.id, **few))
+    with pytest.raises(ConfigError, match="must not be an adapter on quantized weights"):
+        dpo.train(config, parent.checkpoint, parent.id, say=quiet)
+    with pytest.raises(ModelError, match="must be that of the adapter's own base"):
+        models.load(parent.checkpoint, quantization="4bit")
 
 
 def test_an_unknown_layer_is_named_before_training(folder):

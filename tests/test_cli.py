@@ -162,3 +162,10 @@ def test_budget_says_what_a_training_weighs_and_how_long_it_takes(tmp_path, abou
     sizes = {name: float(size.removesuffix(" MB").replace(",", "")) for name, size in parts.items()}
     assert sizes["process"] > 100 and sizes["in all"] >= sum(sizes[name] for name in ("process", "activations"))
     assert "fits" in done.output and "50 steps take about" in done.output
+
+
+def test_a_probe_of_ppo_is_refused(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"stage": "ppo", "model": "smoke"}))
+    done = runner.invoke(cli.app, ["budget", str(file), "--probe"])
+    assert done.exit_code != 0 and "stage cannot be probed" in str(done.exception)

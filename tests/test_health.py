@@ -160,3 +160,11 @@ def test_an_alarm_that_has_gone_is_kept_and_says_so():
     assert [(alarm["name"], alarm["step"], alarm["at_end"]) for alarm in health.kept(rows)] == [
         ("gradient_spike", 10, False)
     ]
+
+
+def test_a_long_run_is_not_read_once_for_every_row(monkeypatch):
+    looks, alarms = [], health.alarms
+    monkeypatch.setattr(health, "alarms", lambda rows: looks.append(len(rows)) or alarms(rows))
+    rows = history(loss=[3.0] * 5_000, grad_norm=[1.0] * 4_999 + [50.0])
+    assert [alarm["name"] for alarm in health.kept(rows)] == ["gradient_spike"]  # the last row is always looked at
+    assert len(looks) <= 202 and max(looks) == 5_000

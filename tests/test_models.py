@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from labkit import data, models
@@ -114,6 +115,19 @@ def test_a_saved_model_opens_anywhere_and_answers_alike(tokenizer, tmp_path):
         assert torch.equal(loaded.eval()(ids).logits, expected)
     assert words.get_vocab() == tokenizer.get_vocab() and words.padding_side == "left"
     assert words.chat_template == AutoTokenizer.from_pretrained(tmp_path).chat_template == models.CHAT_TEMPLATE
+
+
+def test_a_model_s_own_sampling_habits_are_left_behind(tokenizer, tmp_path):
+    """Temperature 1 is then temperature 1, as every KL and every PPO ratio supposes."""
+    model = tiny(tokenizer)
+    model.generation_config.update(do_sample=True, temperature=0.3, top_p=0.5, repetition_penalty=1.5)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.repetition_penalty == 1.5
+    own, left = models.load(tmp_path)[0].generation_config, transformers.GenerationConfig()
+    for name in ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "min_p"):
+        assert getattr(own, name) == getattr(left, name)
+    assert own.eos_token_id == model.generation_config.eos_token_id
 
 
 def test_what_cannot_be_loaded_is_named(tokenizer, tmp_path):

@@ -36,16 +36,32 @@ def test_best_and_worst_of_the_model_s_own_answers(smoke, tmp_path, monkeypatch)
             {"text": reply[n % 4][n // 4], "stopped": True} for n in range(len(texts))
         ],
     )  # fmt: skip
-    file = on_policy.write_pairs(*smoke, rows, tmp_path / "own" / "pairs.jsonl", samples=3)
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    own, others = on_policy.write_pairs(*smoke, rows, tmp_path / "pairs", samples=3)
+    lines, theirs = ([json.loads(line) for line in file.read_text().splitlines()] for file in (own, others))
     assert [(line["chosen"], line["rejected"]) for line in lines] == [
         (rows[0]["chosen"], "wrong"),
         (rows[2]["chosen"] + " more", "no"),
     ]  # the second prompt's answers are alike, the fourth's agree with nothing or repeat the prompt
-    train, held_out = preferences.pairs(str(file))
+    assert [(line["prompt"], line["chosen"], line["rejected"]) for line in theirs] == [
+        (rows[n]["messages"], rows[n]["chosen"], rows[n]["rejected"]) for n in (0, 2)
+    ]  # the same prompts, the pairs as they were given
+    train, held_out = preferences.pairs(str(own))
     assert len(train) + len(held_out) == 2
-    before = file.stat().st_mtime_ns
-    assert on_policy.write_pairs(*smoke, rows, file).stat().st_mtime_ns == before  # not sampled again
+    before = own.stat().st_mtime_ns
+    again, _ = on_policy.write_pairs(*smoke, rows, tmp_path / "pairs")
+    assert again.stat().st_mtime_ns == before  # not sampled again
     reply.update({0: ["a"] * 3, 2: ["a"] * 3})
     with pytest.raises(DataError, match="differ in worth"):
-        on_policy.write_pairs(*smoke, rows, tmp_path / "none.jsonl", samples=3)
+        on_policy.write_pairs(*smoke, rows, tmp_path / "none", samples=3)
+
+
+def test_other_pairs_another_parent_or_seed_have_another_place():
+    rows = preferences.pairs()[0]
+    places = [
+        on_policy.key("one", rows.select(range(4)), 0),
+        on_policy.key("one", rows.select(range(4)), 1),
+        on_policy.key("two", rows.select(range(4)), 0),
+        on_policy.key("one", rows.select(range(4, 8)), 0),
+    ]
+    assert len(set(places)) == 4 and places[0] == on_policy.key("one", rows.select(range(4)), 0)
+    assert not any("/" in place for place in places)

@@ -48,6 +48,26 @@ def from_means(model, tokenizer, held_out, beta):
     return float(-mean[0] - beta * torch.sigmoid(ratio).log()), float(ratio)
 
 
+def test_a_row_is_the_chat_template_s_and_nothing_else(folder, store, monkeypatch):
+    """trl puts the tokenizer's bos_token before a row, which no other stage and no question to the model has."""
+    seen = []
+    plain = orpo.Trainer.__init__
+
+    def keep(self, *args, **kwargs):
+        plain(self, *args, **kwargs)
+        seen.append((self.train_dataset, self.processing_class))
+
+    monkeypatch.setattr(orpo.Trainer, "__init__", keep)
+    orpo.train(config(folder, steps=1, eval_every=1), folder / "model", "tiny", say=quiet)
+    rows, tokenizer = seen[0]
+    assert tokenizer.bos_token_id is not None and len(rows) > 3
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            said = tokenizer.decode(row[f"{side}_input_ids"])
+            pair = next(one for one in ROWS if f"{one['prompt']}<" in said)
+            assert row[f"{side}_input_ids"] == data.chat_row(tokenizer, pair["prompt"], pair[side])["input_ids"]
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.1, 2.0])
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_the_logged_loss_is_the_paper_s_and_weights_move(folder, store, beta, tuning):

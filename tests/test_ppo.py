@@ -12,6 +12,7 @@ import torch
 from labkit import models, pipeline, ppo, preferences, rewards, rollouts, runs
 from labkit.config import PPOConfig
 from labkit.errors import ConfigError, DataError, TrainingError
+from labkit.stages import groups
 from labkit.stages import ppo as stage
 from labkit.ui import plots
 
@@ -424,6 +425,50 @@ def test_rloo_and_grpo_by_trl(folder, store, algorithm, tuning):
     assert steps == [1, 2, 3] and [row["step"] for row in run.history() if "held_out_reward" in row] == [0, 3]
     before, after = models.load(folder / "model")[0], models.load(run.checkpoint)[0]
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_what_trl_is_told(folder, store, monkeypatch, algorithm):
+    """Shao et al.'s GRPO, where trl's own default is DAPO; as many updates of each batch as PPO makes."""
+    seen = []
+    monkeypatch.setattr(groups.training, "fit", lambda trainer, *_: seen.append(trainer.args) or False)
+    go(folder, configuration(folder, algorithm=algorithm, generations=2, kl_coef=0.3, clip=0.1, epochs=3))
+    told = seen[0]
+    assert (told.beta, told.epsilon, told.num_iterations, told.num_generations) == (0.3, 0.1, 3, 2)
+    assert told.disable_dropout and told.temperature == 1.0 and told.top_p == 1.0
+    if algorithm == "grpo":
+        assert told.loss_type == "grpo" and not told.use_bias_correction_kl
+    else:
+        assert told.normalize_advantages
+
+
+def test_without_a_price_rloo_and_grpo_log_no_kl(folder, store):
+    run = go(folder, configuration(folder, algorithm="grpo", generations=2, kl_coef=0.0))
+    assert not any("kl" in row for row in run.history() if "reward" in row)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
+def test_a_last_look_that_was_cut_short_is_made_up_for(folder, store, algorithm):
+    def interrupt(run, model, tokenizer):
+        raise KeyboardInterrupt
+
+    options = {"generations": 2} if algorithm == "rloo" else {}
+    config = configuration(folder, algorithm=algorithm, eval_every=3, **options)
+    looked = ppo_stage_look(interrupt, at=config.steps)
+    with pytest.raises(KeyboardInterrupt):
+        go(folder, config, at_look=looked)
+    stopped = runs.all_runs("ppo")[0]
+    assert stopped.status == "stopped"
+    lines = [row for row in stopped.history() if "held_out_reward" not in row or row["step"] < config.steps]
+    (stopped.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))  # cut in the look
+    run = go(folder, config)
+    assert run.id == stopped.id and run.status == "finished"
+    assert [row["step"] for row in run.history() if "held_out_reward" in row] == [0, config.steps]
+
+
+def ppo_stage_look(what, at):
+    """An at_look that does `what` at the step `at` alone."""
+    return lambda run, *rest: what(run, *rest) if run.history()[-1]["step"] == at else None
 
 
 def test_trl_tells_which_answers_were_cut(folder, store, monkeypatch):

@@ -9,6 +9,7 @@ from trl.data_utils import maybe_extract_prompt
 from labkit import data, models, pipeline, preferences
 from labkit.config import DPOConfig
 from labkit.errors import DataError
+from labkit.evaluate import lengths
 
 ASK = {"role": "user", "content": "What is an LLM?"}
 GOOD, BAD = ({"role": "assistant", "content": text} for text in ("A large language model.", "A degree in law."))
@@ -156,9 +157,27 @@ def test_lengths_repetitions_and_contradictions(write):
     full = {**PLAIN, "prompt": "so " * 80}
     train, _ = preferences.pairs(write([PLAIN, PLAIN, full, full]))
     with pytest.raises(
-        DataError, match=r"2 of 3 pairs have a prompt that fills the context of 64 tokens \(rows 2, 3\)"
+        DataError, match=r"2 of 2 pairs have a prompt that fills the context of 64 tokens \(rows 2, 3\)"
     ):
         preferences.check(train, tokenizer, 64)
+
+
+def test_brief_pairs_prefer_the_shorter_answer_and_ask_nothing_of_mt_bench():
+    train, held_out = preferences.pairs("brief")
+    rows = [*train, *held_out]
+    assert len(rows) > 60 and all(2 * len(row["chosen"]) < len(row["rejected"]) for row in rows)
+    asked = {data.normalised(row["prompt"]) for row in rows}
+    assert len(asked) == len(rows) and len({row["kind"] for row in rows}) >= 6
+    assert not asked & {data.normalised(row["prompt"]) for row in lengths.open_questions()}
+    assert preferences.data_hash("brief") == data.file_hash("brief", "pairs") != preferences.data_hash("lab")
+
+
+def test_a_prompt_that_is_held_out_is_not_trained_on(write):
+    rows = [{**PLAIN, "prompt": f"Question {n % 50}", "rejected": f"Wrong {n}."} for n in range(300)]
+    train, held_out = preferences.pairs(write(rows))
+    assert set(held_out["prompt"]) == {"Question 0"} and (len(train), len(held_out)) == (294, 6)
+    train, _ = preferences.pairs(write([{**PLAIN, "rejected": f"Wrong {n}."} for n in range(20)]))
+    assert len(train) == 19  # one prompt throughout: nothing else could be trained on
 
 
 def test_dpo_trains_on_conversations_and_refuses_before_it_starts(store, write):

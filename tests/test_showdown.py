@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
@@ -73,6 +74,9 @@ def test_every_method_from_the_same_parent(store):
     assert [run.config["algorithm"] for run in rewarded] == ["ppo", "rloo"]
     rates = {run.config["learning_rate"] for name, (run,) in found.items() if name != "reward model"}
     assert rates == {config.learning_rate}
+    for (run,) in found.values():
+        assert 0 < showdown.seconds(run) < math.inf
+    assert found["DPO"][0].metrics["reference_seconds"] > 0
     ppo = found["PPO"][0]  # random words up to the limit, far longer than the pairs' answers
     assert showdown.spent("PPO", ppo, length) > ppo.config["steps"] * 32 * showdown.passes(length)["PPO"]
 

@@ -8,10 +8,11 @@ import threading
 
 import pytest
 import torch
+import transformers
 
 from labkit import adapters, data, models, pipeline, runs
-from labkit.config import DPOConfig, PretrainConfig, SFTConfig
-from labkit.errors import DataError, RunError
+from labkit.config import DPOConfig, PretrainConfig, SFTConfig, sized
+from labkit.errors import DataError, RunError, TrainingError
 from labkit.stages import dpo, pretrain, sft
 
 
@@ -141,12 +142,46 @@ def test_a_stop_is_resumed_to_the_same_losses(folder, monkeypatch, tmp_path):
     assert resumed[-1][1] == pytest.approx(losses[-1][1], rel=1e-3)
 
 
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_a_loss_that_is_no_number_halts_the_training(folder, monkeypatch, stage):
+    """At the step where it happens, although transformers would log an earlier mean in its place."""
+    values = {
+        "model": str(folder / "model"),
+        "steps": 6,
+        "batch_size": 2,
+        "eval_every": 6,
+        "warmup_steps": 0,
+        "seed": 7,
+    }
+    module, kind, file = {"sft": (sft, SFTConfig, "sft"), "dpo": (dpo, DPOConfig, "pairs")}[stage]
+    plain, seen = transformers.Trainer.training_step, []
+
+    def broken(self, *args, **kwargs):
+        seen.append(1)
+        loss = plain(self, *args, **kwargs)
+        return loss * math.nan if len(seen) == 3 else loss
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", broken)
+    with pytest.raises(TrainingError, match="no longer a number at step 3"):
+        module.train(kind(**values, data=str(folder / f"{file}.jsonl")), folder / "model", "tiny", say=quiet)
+    assert len(seen) == 3 and runs.all_runs(stage)[-1].status == "failed"
+
+
 def test_bad_rows_are_named_before_training(folder, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "c", "answer": " "}\n')
     config = SFTConfig(model=str(folder / "model"), data=str(bad), steps=1)
     with pytest.raises(DataError, match="row 1"):
         sft.train(config, folder / "model", "tiny", say=quiet)
+
+
+def test_a_parent_that_is_the_model_itself_is_taken_as_it_is(folder):
+    own = str(folder / "model")
+    assert pipeline.source_of(DPOConfig(model=own, parent=own)) == (own, own)
+    source, name = pipeline.source_of(DPOConfig(model="nano", parent="nano"))
+    assert source == data.BASE and name.startswith("shipped-base-")
+    smol = sized(DPOConfig(model="smol"))
+    assert pipeline.source_of(smol) == ("smol", "smol") and smol.data == "brief" and smol.tuning == "lora"
 
 
 def test_an_unknown_parent_is_an_error():

@@ -114,7 +114,12 @@ class PPOConfig(TuningConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DPOConfig(TuningConfig):
-    """Notebook 07: from an instruction model to one that answers as people prefer."""
+    """Notebook 07: from an instruction model to one that answers as the pairs prefer."""
+
+    SMOL: ClassVar[dict] = {  # from the model itself, which is an instruction model
+        "tuning": "lora", "parent": "smol", "data": "brief", "steps": 60, "batch_size": 4, "learning_rate": 2e-4,
+        "warmup_steps": 5, "eval_every": 60,
+    }  # fmt: skip
 
     steps: int = steps_option(160)
     batch_size: int = batch_size_option(16)
@@ -136,7 +141,9 @@ class DPOConfig(TuningConfig):
         high=0.49,
         needs=("loss_type", ("robust", "exo_pair", "aot", "aot_unpaired")),
     )
-    data: str = option("lab", 'The preference pairs: "lab", a JSONL or parquet file, a dataset\'s folder or Hub id.')
+    data: str = option(
+        "lab", 'The preference pairs: "lab", "brief", a JSONL or parquet file, a dataset\'s folder or Hub id.'
+    )
     parent: str = parent_option()
     eval_every: int = eval_every_option(80)
     retrain: bool = retrain_option()
@@ -144,7 +151,7 @@ class DPOConfig(TuningConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ORPOConfig(TuningConfig):
-    """Notebook 08: from a base model to one that answers as people prefer, in one stage."""
+    """Notebook 08: from a base model to one that answers as the pairs prefer, in one stage."""
 
     steps: int = steps_option(1200)
     batch_size: int = batch_size_option(8)

@@ -22,7 +22,7 @@ def open_questions() -> list[dict]:
 def ask(model, tokenizer, questions: list[dict], max_new_tokens: int = 400) -> list[dict]:
     """Greedy answers to `open_questions`: rows {text, stopped, words}.
 
-    An answer that is cut at max_new_tokens counts as long as it got, so a model that rambles on looks shorter than it is.
+    An answer that is cut at max_new_tokens counts as long as it got: a model that rambles on looks shorter than it is.
     """
     said = answers.ask(
         model, tokenizer, [row["prompt"] for row in questions], max_new_tokens=max_new_tokens, batch_size=40

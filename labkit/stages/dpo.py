@@ -26,6 +26,7 @@ The reference model's log-probabilities are computed once before training, so th
 """
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,7 +37,7 @@ import transformers
 import trl
 from datasets import concatenate_datasets
 
-from labkit import models, preferences, runs, training
+from labkit import preferences, runs, training
 from labkit.config import DPOConfig
 from labkit.errors import Stopped
 
@@ -115,14 +116,11 @@ def train(
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     args = trl.DPOConfig(
         **training.arguments(config, run),
+        **training.TUNING,
         **loss_arguments(config.loss_type, config.beta, config.label_smoothing),
         max_length=max_length,
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=64,
-        lr_scheduler_type="linear",
-        optim="adamw_torch",
-        adam_beta2=0.95,
-        weight_decay=0.0,
     )
 
     class Trainer(trl.DPOTrainer):
@@ -133,16 +131,16 @@ def train(
                 raise Stopped
             return super().compute_ref_log_probs(*batch)
 
+    began = time.monotonic()
     trainer = Trainer(
         model, None, args, processing_class=tokenizer, callbacks=[recorder],
         train_dataset=preferences.conversations(pairs), eval_dataset=preferences.conversations(held_out),
     )  # fmt: skip
+    reference_seconds = time.monotonic() - began  # trl asks the reference here, once for all
     trainer.remove_callback(transformers.PrinterCallback)
     with mock.patch("trl.trainer.utils._use_triton", lambda device: True):  # score the answers' tokens only: on a CPU
         reached = training.fit(trainer, run, stop)  # trl scores every position, for compilers that we do not use
     if reached:
-        training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
-        looks = [row for row in run.history() if "held_out_loss" in row]
-        last = {name: looks[-1][name] for name in looks[-1] if name.startswith("held_out")}
-        run.finish(**last, pairs_seen=needed, **models.weights(model))
+        seen = {"pairs_seen": needed, "reference_seconds": reference_seconds}
+        training.finish(run, config, model, tokenizer, source, **seen)
     return run

@@ -2,13 +2,14 @@
 
 Several answers to the same prompt are compared: what one earned beyond the others is the advantage of all its tokens.
 
-    rloo   A_i = R_i - mean of the others' R, KL in the reward, one ratio for the whole answer (Ahmadian et al. 2024)
-    grpo   A_i = (R_i - mean R) / std R, KL (k3) in the loss, a ratio for each token          (Shao et al. 2024)
+    rloo   A_i = whiten(R_i - mean of the others' R), KL in the reward, one ratio for an answer (Ahmadian et al. 2024)
+    grpo   A_i = (R_i - mean R) / std R, KL (k3) in the loss, a ratio for each token            (Shao et al. 2024)
 
 Answers sampled, updates and reward are those of PPO; of a step's batch, batch_size / generations prompts are different.
 """
 
 import dataclasses
+import math
 import threading
 from collections.abc import Callable
 from unittest import mock
@@ -18,6 +19,7 @@ import trl
 from datasets import Dataset
 
 from labkit import models, rollouts, runs, training
+from labkit.errors import TrainingError
 
 NAMES = {  # trl's names for what it logs -> the lab's
     "loss": "loss",
@@ -41,17 +43,24 @@ class Recorder(transformers.TrainerCallback):
             self.at_hand(0)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        numbers = {NAMES[name]: float(value) for name, value in (logs or {}).items() if name in NAMES}
+        known = {
+            name: math.nan if value is None else float(value) for name, value in (logs or {}).items() if name in NAMES
+        }
+        numbers = {NAMES[name]: value for name, value in known.items()}
+        step = state.global_step // self.updates
+        if not math.isfinite(numbers.get("loss", 0.0)):
+            what, remedy = f"the loss is no number at step {step}", "Lower learning_rate."
+            raise TrainingError(what, got=args.learning_rate, remedy=remedy)
         if "reward" in numbers:
-            numbers["kl"] = logs["kl"] * numbers["answer_length"] if "kl" in logs else 0.0  # trl's is per token
-            step = state.global_step // self.updates
+            if "kl" in logs:  # trl measures none where kl_coef is 0; its is per token
+                numbers["kl"] = logs["kl"] * numbers["answer_length"]
             self.run.log(step, **numbers, seconds=round(self.run.elapsed(), 2))
 
     def on_step_end(self, args, state, control, **kwargs):
         step, rest = divmod(state.global_step, self.updates)
         if not rest and (step % self.every == 0 or state.global_step == state.max_steps):
             self.at_hand(step)
-        if self.stop is not None and self.stop.is_set():
+        if not rest and self.stop is not None and self.stop.is_set():  # amid a batch trl would lose count of it
             control.should_training_stop = control.should_save = True
         return control
 
@@ -83,13 +92,12 @@ def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: 
         **arguments, "beta": config.kl_coef, "epsilon": config.clip, "num_generations": config.generations,
         "max_completion_length": config.max_new_tokens,
         "steps_per_generation": config.batch_size // config.minibatch_size,
-        "num_iterations": config.epochs, "disable_dropout": True, "optim": "adamw_torch", "adam_beta2": 0.95,
-        "weight_decay": 0.0, "lr_scheduler_type": "linear",
+        "num_iterations": config.epochs, "disable_dropout": True, **training.TUNING,
     }  # fmt: skip
     if config.algorithm == "rloo":
         kind, args = trl.RLOOTrainer, trl.RLOOConfig(**options, normalize_advantages=True)
     else:
-        kind, args = trl.GRPOTrainer, trl.GRPOConfig(**options)
+        kind, args = trl.GRPOTrainer, trl.GRPOConfig(**options, loss_type="grpo", use_bias_correction_kl=False)
     recorder = Recorder(run, updates, config.eval_every, looked, stop)
     module = f"trl.trainer.{config.algorithm}_trainer.create_model_from_path"
     with mock.patch(module, lambda *_, **__: learner.reference):  # trl would read it from disk a second time
@@ -98,4 +106,7 @@ def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: 
             callbacks=[recorder],
         )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
-    return training.fit(trainer, run, stop, updates)
+    reached = training.fit(trainer, run, stop, updates)
+    if reached and not any("held_out_reward" in row for row in run.history() if row["step"] == config.steps):
+        looked(config.steps)  # a stop cut the last look short
+    return reached

@@ -13,20 +13,30 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 import transformers
 from datasets import concatenate_datasets
 
-from labkit import adapters, data, models, preferences, runs, training
+from labkit import adapters, data, preferences, runs, training
 from labkit.config import ORPOConfig
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its names may change: requirements.lock holds the version
 from trl.experimental import orpo
 
 
+def _unchanged(bos, prompt_length, prompt, chosen_length, chosen, rejected_length, rejected):
+    return prompt, chosen, rejected
+
+
 class Trainer(orpo.ORPOTrainer):
     """trl's trainer, which scores the answers' tokens alone: on a CPU the other positions take long."""
+
+    def tokenize_row(self, feature, model=None) -> dict:
+        """As trl's, without the bos_token that it puts before what the chat template has written whole."""
+        with mock.patch("trl.experimental.orpo.orpo_trainer.add_bos_token_if_needed", _unchanged):
+            return super().tokenize_row(feature, model)
 
     def concatenated_forward(self, model, batch: dict) -> tuple[torch.Tensor, ...]:
         """(mean log-probs of chosen, of rejected, shape (pairs,); logits of both, (tokens, vocab); chosen's loss)."""
@@ -88,14 +98,11 @@ def train(
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     args = orpo.ORPOConfig(
         **training.arguments(config, run),
+        **training.TUNING,
         beta=config.beta,
         max_length=max_length,
-        lr_scheduler_type="linear",
         train_sampling_strategy="group_by_length",  # pairs of like length together: less padding
         remove_unused_columns=False,
-        optim="adamw_torch",
-        adam_beta2=0.95,
-        weight_decay=0.0,
     )
     trainer = Trainer(
         model, args, processing_class=tokenizer, callbacks=[recorder],
@@ -103,18 +110,10 @@ def train(
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     if training.fit(trainer, run, stop):
-        training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
-        looks = [row for row in run.history() if "held_out_loss" in row]
-        last = {name: looks[-1][name] for name in looks[-1] if name.startswith("held_out")}
         learned = trainer.train_dataset
         tokens = sum(len(row[f"{side}_input_ids"]) for row in learned for side in ("chosen", "rejected"))
-        run.finish(
-            **last,
-            pairs_seen=needed,
-            passes=needed / len(learned),
-            tokens_seen=round(needed * tokens / len(learned)),
-            **models.weights(model),
-        )
+        seen = {"passes": needed / len(learned), "tokens_seen": round(needed * tokens / len(learned))}
+        training.finish(run, config, model, tokenizer, source, pairs_seen=needed, **seen)
     return run
 
 

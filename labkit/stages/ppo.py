@@ -186,8 +186,9 @@ def learn(
         learner.restore(saved)
         run.rewind(learner.step)
     try:
-        if not run.history():
-            at_hand(0)
+        looked = any("held_out_reward" in row for row in run.history() if row["step"] == learner.step)
+        if not looked and (learner.step % config.eval_every == 0 or learner.step == config.steps):
+            at_hand(learner.step)  # the first look, or one that a stop cut short
         while learner.step < config.steps:
             if stop is not None and stop.is_set():
                 raise Stopped
@@ -203,8 +204,8 @@ def learn(
                 )
             run.log(learner.step, **numbers, **took, seconds=round(run.elapsed(), 2))
             if learner.step % config.eval_every == 0 or learner.step == config.steps:
-                at_hand(learner.step)
                 keep_rollout(run, batch)
+                at_hand(learner.step)
                 learner.save(saved)
     except (Stopped, KeyboardInterrupt) as stopped:
         learner.save(saved)

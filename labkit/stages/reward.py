@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 import transformers
 import trl
 from datasets import Dataset, concatenate_datasets
@@ -54,17 +53,14 @@ def train(
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     args = trl.RewardConfig(
         **training.arguments(config, run),
+        **training.TUNING,
         max_length=None,  # trl would drop longer pairs; here they are cut, as preferences.check says
         center_rewards_coefficient=config.center_rewards_coefficient,
         disable_dropout=False,  # lora_dropout is a knob
-        lr_scheduler_type="linear",
         train_sampling_strategy="group_by_length",  # rows of like length together: less padding
         length_column_name="length",
         remove_unused_columns=False,
         pad_to_multiple_of=16 if models.device() == "cpu" else None,  # a CPU compiles kernels for every new length
-        optim="adamw_torch",
-        adam_beta2=0.95,
-        weight_decay=0.0,
     )
     learned = concatenate_datasets([pairs, off_topic(pairs, config.seed)]) if config.off_topic else pairs
     trainer = trl.RewardTrainer(
@@ -73,11 +69,8 @@ def train(
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     if training.fit(trainer, run, stop):
-        training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
-        looks = [row for row in run.history() if "held_out_loss" in row]
-        last = {name: looks[-1][name] for name in looks[-1] if name.startswith("held_out")}
         counts = {"pairs": len(pairs), "held_out_pairs": len(held_out), "pairs_seen": config.steps * config.batch_size}
-        run.finish(**last, **counts, **models.weights(model))
+        training.finish(run, config, model, tokenizer, source, **counts)
     return run
 
 

@@ -82,13 +82,10 @@ def train(
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     args = trl.SFTConfig(
         **training.arguments(config, run),
+        **training.TUNING,
         max_length=limit["max_length"],
-        lr_scheduler_type="linear",
         train_sampling_strategy="group_by_length",  # rows of like length together: less padding, a third faster
         pad_to_multiple_of=16 if models.device() == "cpu" else None,  # a CPU compiles kernels for every new length
-        optim="adamw_torch",
-        adam_beta2=0.95,
-        weight_decay=0.0,
     )
     trainer = Trainer(
         model, args, train_dataset=train_rows, eval_dataset=held_out_rows, processing_class=tokenizer,
@@ -97,15 +94,10 @@ def train(
     trainer.remove_callback(transformers.PrinterCallback)
     if models.device() == "cpu":
         score_learned_tokens_only(model)
+        if max(map(len, train_rows["input_ids"])) <= models.SHORT:
+            model.set_attn_implementation("eager")
     if training.fit(trainer, run, stop):
-        training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
-        looks = [row for row in run.history() if "held_out_loss" in row]
-        tokens = sum(map(len, train_rows["input_ids"]))
-        run.finish(
-            held_out_loss=looks[-1]["held_out_loss"],
-            rows_seen=config.steps * config.batch_size,
-            passes=config.steps * config.batch_size / len(train_rows),
-            tokens_seen=round(config.steps * config.batch_size * tokens / len(train_rows)),
-            **models.weights(model),
-        )
+        rows_seen, tokens = config.steps * config.batch_size, sum(map(len, train_rows["input_ids"]))
+        seen = {"passes": rows_seen / len(train_rows), "tokens_seen": round(rows_seen * tokens / len(train_rows))}
+        training.finish(run, config, model, tokenizer, source, rows_seen=rows_seen, **seen)
     return run
