@@ -328,9 +328,14 @@ def test_the_notebook_reports_human_votes_apart(store):
     for n, choice in enumerate(("a", "b", "a", "tie")):
         one = battle(base, instruction, prompt=f"Question {n}?")
         votes.add(one, choice, votes.HUMAN, seconds=4.0 + n)
+    judged = store / "notebooks" / "12_llm_as_judge" / "20260101-000000" / "record.json"
+    judged.parent.mkdir(parents=True)
+    about = {"notebook": "12_llm_as_judge", "date": "2026-01-01T00:00:00", "metrics": {"seconds_per_verdict": 2.0}}
+    judged.write_text(json.dumps(about))
     record = json.loads((run_notebook("13_arena", {"model": "smoke"}) / "record.json").read_text())
     assert record["metrics"]["human_votes"] == 4 and record["metrics"]["scripted_voter_votes"] == 40
     assert record["metrics"]["human_base_strength"] == pytest.approx(np.log(2.6 / 1.6) / 2, abs=1e-3)
     (found,) = record["verdicts"]
     assert found["claim"] == 16 and [row["estimate"] for row in found["evidence"]] == [0.5, 5.5]
+    assert found["evidence"][1]["threshold"] == 2.0  # the judge's seconds: a vote is slow beside that
     assert (store / "arena" / "pairs-human.jsonl").exists()
