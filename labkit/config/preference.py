@@ -123,7 +123,7 @@ class DPOConfig(TuningConfig):
 
     steps: int = steps_option(160)
     batch_size: int = batch_size_option(16)
-    learning_rate: float = learning_rate_option(1e-4)
+    learning_rate: float = learning_rate_option(6e-5)
     warmup_steps: int = warmup_steps_option(10)
     beta: float = option(0.1, "Pull back to the reference model; low lets the model drift.", low=0.001, high=10.0)
     loss_type: str = option(
