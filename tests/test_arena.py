@@ -183,6 +183,13 @@ def test_models_that_never_met_are_not_compared():
     assert np.isnan(nothing.strengths).all() and "no rating yet" in nothing.notes[0]
 
 
+def test_votes_on_other_models_are_left_out():
+    these, others = cast("aab" * 4, "x", "y"), cast("aaa", "x", "gone")
+    found = arena.ratings(these + others, ["x", "y"])
+    assert found.strengths == pytest.approx(arena.ratings(these, ["x", "y"]).strengths)
+    assert found.counts == {"a": 8, "b": 4}
+
+
 def test_voters_are_never_mixed():
     with pytest.raises(DataError, match="of one voter"):
         arena.ratings(cast("ab") + cast("ab", voter=votes.SCRIPTED))

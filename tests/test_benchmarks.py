@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from datasets import Dataset
 
 from labkit import models
 from labkit.errors import ConfigError
-from labkit.evaluate import benchmarks, choices
+from labkit.evaluate import benchmarks, choices, leaderboard
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def smoke():
     return models.load("smoke", seed=0)
 
 
-@pytest.mark.parametrize(("task", "chat"), [("lab_mmlu", False)])
+@pytest.mark.parametrize(("task", "chat"), [("lab_mmlu", False), ("lab_mmlu", True)])
 def test_scores_equal_those_of_the_harness_command_line(smoke, tmp_path, task, chat):
     """To the last digit, standard errors included."""
     model, tokenizer = smoke
@@ -59,7 +60,7 @@ def test_likelihoods_agree_with_the_labs_own_multiple_choice(smoke):
             asked = tokenizer(one["question"], add_special_tokens=False)["input_ids"]
             ids = tokenizer(f"{one['question']} {choice}", add_special_tokens=False)["input_ids"]
             total, _ = choices.token_losses(model, [ids], [len(asked)])
-            scores.append(-total[0] / len(choice.encode()))
+            scores.append(-total[0] / len(choice))
         found += (max(range(4), key=scores.__getitem__) == one["answer"]) == theirs
     assert found >= 19  # one near tie may fall either way in another batch
 
@@ -79,6 +80,34 @@ def test_results_are_kept_and_found_again(smoke, tmp_path, monkeypatch):
     assert benchmarks.read(tmp_path) == {}
 
 
+def test_results_of_other_items_are_not_found_again(monkeypatch):
+    before, theirs = benchmarks.key("lab_mmlu", 4, False), benchmarks.key("mmlu", 4, False)
+    benchmarks._items_hash.cache_clear()
+    made = {"test": Dataset.from_list([{"question": "another"}])}
+    monkeypatch.setitem(benchmarks.DATASETS, "lab_mmlu", lambda: made)
+    after = benchmarks.key("lab_mmlu", 4, False)
+    benchmarks._items_hash.cache_clear()
+    assert before != after and before.startswith("lab_mmlu, first 4, plain, items ")
+    assert theirs == f"mmlu, first 4, plain, lm-eval {benchmarks.version('lm-eval')}"
+
+
+def test_of_several_filters_the_first_counts():
+    """As of gsm8k, which reads each answer in two ways and logs every item twice."""
+    rows = [
+        {"filter": name, "exact_match": value, "arguments": []}
+        for name, right in (("strict", [1.0, 0.0]), ("flexible", [1.0, 1.0]))
+        for value in right
+    ]
+    numbers = {"alias": "t", "exact_match,strict": 0.5, "exact_match_stderr,strict": 0.5, "exact_match,flexible": 1.0,
+               "exact_match_stderr,flexible": 0.0}  # fmt: skip
+    found = {"samples": {"t": rows}, "results": {"t": numbers}, "configs": {"t": {"output_type": "generate_until"}}}
+    one = benchmarks._result(found, "t")
+    assert one["metrics"] == {"exact_match": [0.5, 0.5]} and one["items"] == 2
+    assert one["correct"] == {"exact_match": [1.0, 0.0]}
+    with pytest.raises(ConfigError, match=r"one of acc_norm, acc, pass@1; got \['exact_match'\]"):
+        leaderboard.metric(one)
+
+
 def test_what_cannot_be_had_is_said(smoke):
     with pytest.raises(ConfigError, match="task must be one of the lab's"):
         benchmarks.evaluate(*smoke, ["lab_mmul"])
@@ -92,4 +121,4 @@ def test_the_harness_is_imported_late():
 
 
 def test_the_labs_tasks_are_those_of_the_folder():
-    assert benchmarks.LAB_TASKS == ("humaneval", "lab_functions", "lab_hellaswag", "lab_mmlu")
+    assert sorted(benchmarks.DATASETS) == [file.stem for file in sorted(benchmarks.TASKS.glob("*.yaml"))]

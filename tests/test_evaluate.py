@@ -1,7 +1,9 @@
 """The checkers on hand-written answers, the intervals against published values, generation on a tiny model."""
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +75,29 @@ def test_student_interval_by_hand():
     assert intervals.mean([5.0])[1:] == (-math.inf, math.inf)
 
 
+def test_fewer_than_two_rows_say_nothing_of_others():
+    assert intervals.bootstrap(lambda rows: rows.mean(), [3.0]) == (3.0, -math.inf, math.inf)
+
+
+def test_questions_with_several_pairs_are_no_more_questions():
+    """Every pair of a question alike: the interval is that of the questions, whatever their number of pairs."""
+    hits, one = [[1, 0, 1, 1, 0, 1, 0, 1]], [[1] * 8]
+    many = [[6 * value for value in row] for row in hits]
+    assert intervals.crossed_share(many, [[6] * 8]) == pytest.approx(intervals.crossed_share(hits, one))
+    assert intervals.crossed_share([[6] * 8], [[6] * 8]) == intervals.proportion(8, 8)
+    assert intervals.crossed_share([[0] * 8], [[6] * 8]) == intervals.proportion(0, 8)
+
+
+def test_a_gap_of_two_samples_covers():
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(200):
+        one, other = rng.random(80) < 0.7, rng.random(50) < 0.4
+        middle, low, high = intervals.gap(one, other, draws=400)
+        assert middle == pytest.approx(one.mean() - other.mean()) and low < middle < high
+        inside += low <= 0.3 <= high
+    assert 180 <= inside <= 198
+
+
 def test_is_question():
     assert answers.is_question("What is a dog? It is")
     assert not answers.is_question("It is a dog. What is a cat?")
@@ -112,6 +137,30 @@ def test_log_probs_by_hand(tiny):
     by_hand = sum(logp[place - 1, ids[0, place]] for place in range(start + 1, ids.shape[1]))
     assert counts.item() == ids.shape[1] - start - 1
     assert torch.allclose(sums[0], by_hand, atol=1e-4)
+
+
+def test_the_end_of_an_answer_that_was_cut_does_not_count(tiny):
+    asked = (["a dog?"] * 2, ["Lima.", "Lima."])
+    (whole, cut), counts = answers.log_probs(*tiny, *asked, ended=[True, False])
+    assert (counts[0] - counts[1]).item() == 1 and whole < cut  # less by log p of the end
+    assert answers.log_probs(*tiny, *asked)[1].tolist() == [counts[0].item()] * 2
+
+
+def test_kept_answers_are_judged_anew(tiny, tmp_path):
+    """By today's checkers, and only where the file is whole and its questions have the same words."""
+    first, file = answers.test(*tiny, folder=tmp_path, questions=[CAPITAL, LIST]), tmp_path / "answers.jsonl"
+    stale = [{**row, "correct": 7.0, "gold": 9.0, "kind": "old"} for row in first]
+    file.write_text("".join(json.dumps(row) + "\n" for row in stale))
+    assert answers.kept(file, [CAPITAL, LIST]) == first
+    assert answers.kept(file, [{**CAPITAL, "prompt": "What is Peru's capital?"}, LIST]) is None
+    assert answers.kept(file, [CAPITAL]) is None and answers.kept(tmp_path / "none", [CAPITAL]) is None
+    whole = file.read_text()
+    for torn in (whole[:-20], "[]\n7\n", "\x00", whole.replace('"text"', '"txt"')):
+        file.write_text(torn)
+        assert answers.kept(file, [CAPITAL, LIST]) is None
+    assert answers.test(*tiny, folder=tmp_path, questions=[CAPITAL, LIST]) == first
+    assert answers.kept(file, [CAPITAL, LIST]) == first
+    assert [one.name for one in tmp_path.iterdir()] == ["answers.jsonl"]  # no temporary file is left
 
 
 def test_kept_answers_are_used_only_for_the_same_questions(tiny, tmp_path):

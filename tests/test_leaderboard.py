@@ -65,6 +65,15 @@ def test_ranks_are_shared_where_they_are_not_apart():
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
 
 
+def test_a_rank_counts_all_that_are_surely_better():
+    """Each step down is within noise, the whole staircase is not: the last does not share the first's rank."""
+    before, after = [1] * 14 + [0] * 6, [0] * 14 + [1] * 6  # a step loses 14 items and wins 6 others
+    stairs = {f"{n} down": [1] * 100 + [0] * 40 + after * n + before * (3 - n) for n in range(4)}
+    rows = leaderboard.table({name: {"a": result(right)} for name, right in stairs.items()})
+    assert [row["model"] for row in rows] == list(stairs) and {row["apart"] for row in rows} == {"", "no"}
+    assert [row["rank"] for row in rows] == [1, 1, 2, 3]
+
+
 def test_only_the_same_items_are_compared():
     with pytest.raises(ConfigError, match="same items"):
         leaderboard.difference({"a": result([1, 0])}, {"a": result([1, 0, 1])})
@@ -74,13 +83,18 @@ def test_only_the_same_items_are_compared():
 
 def test_every_run_with_results_is_ranked(store):
     names = []
-    for seed, right in ((0, [1, 1, 1, 0]), (1, [0, 0, 1, 0])):
+    for seed, right in ((0, [1, 1, 1, 0]), (1, [0, 1, 1, 0])):
         run = runs.open_run("sft", SFTConfig(model="smoke", seed=seed), parent="smoke").finish()
         kept = {benchmarks.key("lab_mmlu", 4, False): {"lab_mmlu": result(right)}}
         (run.path / benchmarks.FILE).write_text(json.dumps(kept))
         names.append(run.id)
     runs.open_run("sft", SFTConfig(model="smoke", seed=2), parent="smoke").finish()  # has none
+    for folder in ("smol", "shipped-base/0123456789abcdef", "shipped-base/fedcba9876543210"):  # no runs of the store
+        (store / folder).mkdir(parents=True)
+        kept = {benchmarks.key("lab_mmlu", 4, False): {"lab_mmlu": result([0, 0, 0, 0])}}
+        (store / folder / benchmarks.FILE).write_text(json.dumps(kept))
+    names += ["shipped-base/01234567", "shipped-base/fedcba98", "smol"]
     found = leaderboard.stored(["lab_mmlu"], limit=4)
     assert sorted(found) == sorted(names)
-    assert [row["model"] for row in leaderboard.table(found)] == names
+    assert [row["model"] for row in leaderboard.table(found)][:2] == names[:2]
     assert leaderboard.stored(["lab_mmlu"]) == {}

@@ -37,6 +37,14 @@ def test_perplexity_is_the_exponential_of_the_mean_loss(tiny):
     assert found["bits_per_byte"] == pytest.approx(found["nats_per_token"] * tokens / math.log(2) / size)
 
 
+def test_what_parts_texts_is_predicted_but_no_byte_of_them(tiny):
+    model, tokenizer = tiny
+    texts = ["The river is long.", "A stone."]
+    _, counts, sizes = perplexity.text_losses(model, tokenizer, [tokenizer.bos_token.join(texts)])
+    alone = [len(tokenizer(text)["input_ids"]) for text in texts]
+    assert counts.tolist() == [sum(alone) + 1] and sizes.tolist() == [sum(len(text.encode()) for text in texts)]
+
+
 def test_a_stride_is_the_full_context_up_to_what_the_window_holds(tiny):
     """Every token after the first window is scored once, with window - stride tokens before it at least."""
     model, tokenizer = tiny

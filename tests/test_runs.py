@@ -182,6 +182,16 @@ def test_files_are_replaced_whole(store, monkeypatch):
     json.loads(before)
 
 
+def test_lines_are_written_whole_whatever_they_hold(store):
+    rows = [{"text": text} for text in ("é\u2028\x85", "half a pair \ud83d", "a\nb")]
+    file = runs.write_lines(store / "made" / "rows.jsonl", rows)
+    assert [json.loads(line) for line in file.open(encoding="utf-8")] == rows
+    with pytest.raises(TypeError):
+        runs.write_lines(file, [{"text": "new"}, {"text": object()}])
+    assert [json.loads(line) for line in file.open(encoding="utf-8")] == rows
+    assert [one.name for one in file.parent.iterdir()] == ["rows.jsonl"]
+
+
 def test_a_folder_without_run_json_is_a_new_run(store):
     path = store / "sft" / runs.run_id("sft", SFTConfig())
     path.mkdir(parents=True)

@@ -101,6 +101,9 @@ HOSTILE = {  # PARENT, SECRET, FOLDER, PORT and REPO are filled in; `f` itself i
     "prints the verdict": "print('passed', flush=True)\ndef f(x): return 0",
     "writes the verdict everywhere": "import os\nfor end in range(3, 64):\n    try: os.write(end, b'passed\\n')\n"
     "    except OSError: pass\nos._exit(0)",
+    "opens the test's pipes": "import os\nfor pid in range(os.getpid() - 5, os.getpid() + 6):\n"
+    "    for end in range(3, 32):\n        try: open(f'/proc/{pid}/fd/{end}', 'wb').write(b'passed')\n"
+    "        except OSError: pass\ndef f(x): return 0",
     "forges answers": "import os\nfor end in range(3, 64):\n    try: os.write(end, b'{\"value\": 1}\\n')\n"
     "    except OSError: pass\ndef f(x): return 0",
     "forges a reason": "import os\nfor end in range(3, 64):\n    try: os.write(end, b'{\"unfit\": \"passed\"}\\n')\n"
