@@ -9,13 +9,10 @@ before, paired by question. Also MMLU's worked examples and perplexity. Writes b
 """
 
 import json
-import os
 import sys
-import tempfile
-from pathlib import Path
 
-os.environ.setdefault("LABKIT_RUNS", tempfile.mkdtemp())
-HERE = Path(__file__).parent
+from smol import general, write  # the benchmark beside this one
+
 COLUMNS = {
     "seconds": "seconds", "length": "words, after / before", "correct": "right answers, change", "gold": "gold, change",
     "mmlu_dev": "MMLU dev", "perplexity": "perplexity",
@@ -42,37 +39,23 @@ def main() -> None:
         row["examples"] = [after["open"][at]["text"] for at in (0, 40, 70)]
         found[f"seed {seed}"] = row
         print(json.dumps({seed: row}), flush=True)
-    (HERE / "brevity.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    lines = ["Made by `python benchmarks/brevity.py`; every figure with its 95% interval.", ""]
-    lines += ["| | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
-    lines += [
-        f"| {name} | " + " | ".join(cell(row.get(column)) for column in COLUMNS) + " |" for name, row in found.items()
-    ]
-    (HERE / "BREVITY.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write("brevity", found, COLUMNS)
 
 
 def measured(model, tokenizer) -> tuple[dict, dict]:
     """(answers to open and to the lab's safe questions, [estimate, low, high] of what needs no comparison)."""
     from labkit import data
-    from labkit.evaluate import answers, choices, intervals, lengths, perplexity
+    from labkit.evaluate import answers, intervals, lengths
 
     questions = [row for row in data.questions() if row["safe"]][::4]
     asked = answers.judged(
         questions, answers.ask(model, tokenizer, [row["prompt"] for row in questions], batch_size=64)
     )
-    chosen = [row["correct"] for row in choices.choose(model, tokenizer, choices.mmlu_dev())]
-    surprise = perplexity.perplexity(model, tokenizer, perplexity.held_out_texts())
+    right = intervals.proportion(sum(row["correct"] for row in asked), len(asked))
     return {"open": lengths.ask(model, tokenizer, lengths.open_questions()), "asked": asked}, {
-        "mmlu_dev": intervals.proportion(sum(chosen), len(chosen)),
-        "perplexity": [surprise[name] for name in ("perplexity", "low", "high")],
-        "share_right": intervals.proportion(sum(row["correct"] for row in asked), len(asked)),
+        "share_right": right,
+        **general(model, tokenizer),
     }
-
-
-def cell(value) -> str:
-    if isinstance(value, (list, tuple)):
-        return f"{value[0]:.3g} [{value[1]:.3g}, {value[2]:.3g}]"
-    return "" if value is None else f"{value:.0f}"
 
 
 if __name__ == "__main__":

@@ -29,28 +29,38 @@ def main() -> None:
         about = {"seconds": run.info["seconds"]}
         found[f"seed {seed}"] = about | tuned
         print(json.dumps({seed: found[f"seed {seed}"]}), flush=True)
-    (HERE / "smol.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    columns = "seconds", "glossary", "mmlu_dev", "perplexity"
-    lines = ["Made by `python benchmarks/smol.py`; shares and perplexities with their 95% intervals.", ""]
-    lines += ["| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
-    lines += [
-        f"| {name} | " + " | ".join(cell(row.get(column)) for column in columns) + " |" for name, row in found.items()
-    ]
-    (HERE / "SMOL.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    columns = {"seconds": "seconds", "glossary": "glossary", "mmlu_dev": "MMLU dev", "perplexity": "perplexity"}
+    write("smol", found, columns)
+
+
+def write(name: str, found: dict[str, dict], columns: dict[str, str]) -> None:
+    """NAME.json, all of it, and NAME.md in capitals, a table of these columns {key: heading}."""
+    (HERE / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    command = " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]])
+    lines = [f"Made by `{command}`; every figure with its 95% interval.", ""]
+    lines += ["| | " + " | ".join(columns.values()) + " |", "| --- |" + " ---: |" * len(columns)]
+    lines += [f"| {what} | " + " | ".join(cell(row.get(key)) for key in columns) + " |" for what, row in found.items()]
+    (HERE / f"{name.upper()}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def measured(model, tokenizer) -> dict:
     """[estimate, low, high] of each measure."""
     from labkit import data
-    from labkit.evaluate import answers, choices, intervals, perplexity
+    from labkit.evaluate import answers, intervals
 
     questions = data.questions(source="glossary")
     said = answers.ask(model, tokenizer, [row["prompt"] for row in questions], max_new_tokens=48, batch_size=48)
     right = [row["correct"] for row in answers.judged(questions, said)]
+    return {"glossary": intervals.proportion(sum(right), len(right)), **general(model, tokenizer)}
+
+
+def general(model, tokenizer) -> dict:
+    """The same of what tuning should leave alone: MMLU's worked examples, perplexity of held-out English."""
+    from labkit.evaluate import choices, intervals, perplexity
+
     chosen = [row["correct"] for row in choices.choose(model, tokenizer, choices.mmlu_dev())]
     surprise = perplexity.perplexity(model, tokenizer, perplexity.held_out_texts())
     return {
-        "glossary": intervals.proportion(sum(right), len(right)),
         "mmlu_dev": intervals.proportion(sum(chosen), len(chosen)),
         "perplexity": [surprise[name] for name in ("perplexity", "low", "high")],
     }

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from labkit import runs
 from labkit.errors import DataError
 from labkit.evaluate import answers
 
@@ -60,9 +61,4 @@ def write_pairs(model, tokenizer, rows, folder: Path, *, seed: int = 0, samples:
     if len(own) < 2:
         remedy = "Ask more prompts: a model that always answers alike has no better and worse answer."
         raise DataError("the model's own answers must differ in worth", got=len(own), remedy=remedy)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, lines in zip(files, (own, others), strict=True):
-        temporary = file.with_suffix(".part")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        temporary.replace(file)
-    return files
+    return tuple(runs.write_lines(file, lines) for file, lines in zip(files, (own, others), strict=True))

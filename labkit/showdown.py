@@ -12,7 +12,6 @@ Compute is counted in token passes: one token forward through one model is 1, it
 PPO, RLOO and best of n need a reward model first: it gets half of their budget.
 """
 
-import json
 import math
 import os
 import subprocess
@@ -95,10 +94,7 @@ def chosen_file(source: str) -> str:
     """The pairs' chosen answers as instructions, a JSONL file in the run store that SFT can train on."""
     train, _ = preferences.pairs(source)
     file = runs.runs_dir() / "showdown" / f"chosen-{preferences.data_hash(source)[:8]}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows = ({"prompt": row["prompt"], "answer": row["chosen"]} for row in train)
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return str(file)
+    return str(runs.write_lines(file, ({"prompt": row["prompt"], "answer": row["chosen"]} for row in train)))
 
 
 def training(config: ShowdownConfig, method: str, steps: int, seed: int, parent: str, reward: str = "") -> Config:

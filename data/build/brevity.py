@@ -1,11 +1,13 @@
 """Preference pairs for brevity, made by SmolLM2-135M-Instruct itself: data/preference/brief.jsonl.
 
     python -m labkit fetch smol
-    python data/build/brevity.py      # twenty minutes on two cores
+    python data/build/brevity.py      # ten minutes or more on two cores
 
 Each open question is asked twice, greedily: as it is, and with a wish for one or two sentences. The answer to the wish
 is chosen over the other where it is less than half as long, so the model is taught to be brief unasked, in words of its
-own. The questions are of MT-Bench's eight categories, none of them MT-Bench's; nobody judged the answers.
+own. The questions are of MT-Bench's eight categories, none of them MT-Bench's; nobody judged the answers. Most usual
+answers do not end within LONGEST tokens: 83 pairs of 400 questions are left, 47 of them of math and extraction, one of
+coding and none of writing.
 """
 
 import json

@@ -95,7 +95,7 @@ def judged(questions: list[dict], rows: Iterable[dict]) -> list[dict]:
     """Each question's id, split, kind and prompt with its answer and the checkers' parts."""
     about = [{key: question[key] for key in ("id", "split", "kind", "prompt")} for question in questions]
     return [
-        {**one, **row, **one, **checkers.judge(question, row["text"])}
+        {**row, **one, **checkers.judge(question, row["text"])}
         for one, question, row in zip(about, questions, rows, strict=True)
     ]
 

@@ -43,10 +43,8 @@ class Recorder(transformers.TrainerCallback):
             self.at_hand(0)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        known = {
-            name: math.nan if value is None else float(value) for name, value in (logs or {}).items() if name in NAMES
-        }
-        numbers = {NAMES[name]: value for name, value in known.items()}
+        known = {NAMES[name]: value for name, value in (logs or {}).items() if name in NAMES}
+        numbers = {name: math.nan if value is None else float(value) for name, value in known.items()}
         step = state.global_step // self.updates
         if not math.isfinite(numbers.get("loss", 0.0)):
             what, remedy = f"the loss is no number at step {step}", "Lower learning_rate."
@@ -106,7 +104,4 @@ def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: 
             callbacks=[recorder],
         )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
-    reached = training.fit(trainer, run, stop, updates)
-    if reached and not any("held_out_reward" in row for row in run.history() if row["step"] == config.steps):
-        looked(config.steps)  # a stop cut the last look short
-    return reached
+    return training.fit(trainer, run, stop, updates)

@@ -186,9 +186,8 @@ def learn(
         learner.restore(saved)
         run.rewind(learner.step)
     try:
-        looked = any("held_out_reward" in row for row in run.history() if row["step"] == learner.step)
-        if not looked and (learner.step % config.eval_every == 0 or learner.step == config.steps):
-            at_hand(learner.step)  # the first look, or one that a stop cut short
+        if not run.history():
+            at_hand(0)
         while learner.step < config.steps:
             if stop is not None and stop.is_set():
                 raise Stopped
@@ -288,6 +287,8 @@ def train(
     prompts = rollouts.batches(pairs, config.steps, config.batch_size, config.seed)
     way = learn if config.algorithm == "ppo" else groups.learn
     if way(learner, run, prompts, at_hand, stop):
+        if not any("held_out_reward" in row for row in run.history() if row["step"] == config.steps):
+            at_hand(config.steps)  # a stop cut the last look short
         run.info["peaks_mb"] |= {"training": models.peak_mb()}
         training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
         looks = [row for row in run.history() if "held_out_reward" in row]
