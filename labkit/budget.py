@@ -7,7 +7,7 @@
                   ZeRO (Rajbhandari et al. 2020). In 8 bits, 2 + 8/256 bytes (Dettmers et al. 2022). Muon: 1 per matrix
     activations   per token what autograd keeps: inputs of Linears that train, outputs that are worked on, norms. Of
                   attention no scores, as in FlashAttention: a GPT layer keeps 32 * hidden bytes in bf16, or 34 with
-                  dropout (Korthikanti et al. 2022). SFT on a CPU keeps them for short rows (`models.SHORT`).
+                  dropout (Korthikanti et al. 2022). On a CPU, SFT and reward models keep them for short rows.
                   Checkpointing: one hidden state per layer, and all of one layer
     logits        a batch in fp32 four times (Trainer, ORPO, PPO); at most a tile of it in trl's SFT and DPO
 
@@ -217,7 +217,7 @@ def estimate(
     kept += product * outs
     head = shape.vocab * hidden
     cast = shape.parameters - shape.embedding - head - (inside if quantized else 0)
-    if stage == "sft" and device == "cpu" and seq_length <= models.SHORT:  # sft then writes attention out
+    if stage in ("sft", "reward") and device == "cpu" and seq_length <= models.SHORT:  # training.write_attention_out
         kept += shape.attending * ((4 + product) * shape.heads * seq_length + 2 * product * shape.attention)
     if gradient_checkpointing:
         kept = kept // shape.layers + full * hidden * shape.layers

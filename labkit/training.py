@@ -137,6 +137,15 @@ class Recorder(TrainerCallback):
         return control
 
 
+def write_attention_out(model, longest: int) -> None:
+    """On a CPU, train with attention in plain products where no row has more than models.SHORT tokens.
+
+    The backward pass of torch's fused kernel is slower there; the price is the scores in memory.
+    """
+    if models.device() == "cpu" and longest <= models.SHORT:
+        model.set_attn_implementation("eager")
+
+
 def watch_answers(recorder: Recorder, tokenizer, rows) -> None:
     """At every look, log what the model writes to the first 32 of `rows`: `answer_length` (tokens) and `repetition`."""
     some = rows.select(range(min(32, len(rows))))["messages"]

@@ -144,8 +144,9 @@ def test_what_is_saved_scores_as_what_was_trained(folder):
     )  # fmt: skip
     again = rewards.load(run.checkpoint)
     assert list(run.checkpoint.glob("*.safetensors")) and not list(run.checkpoint.glob("*.bin"))
-    torch.testing.assert_close(again(PROMPTS, ANSWERS), seen["now"], rtol=1e-3, atol=1e-3)
     assert torch.equal(rewards.load(run.id)(PROMPTS, ANSWERS), again(PROMPTS, ANSWERS))
+    again.model.set_attn_implementation("eager")  # as in training on a CPU: other kernels round otherwise
+    torch.testing.assert_close(again(PROMPTS, ANSWERS), seen["now"], rtol=1e-3, atol=1e-3)
 
 
 def test_an_identical_run_is_loaded(folder):

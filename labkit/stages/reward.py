@@ -63,10 +63,12 @@ def train(
         pad_to_multiple_of=16 if models.device() == "cpu" else None,  # a CPU compiles kernels for every new length
     )
     learned = concatenate_datasets([pairs, off_topic(pairs, config.seed)]) if config.off_topic else pairs
+    learned = tokens(tokenizer, learned, max_length)
     trainer = trl.RewardTrainer(
         model, args, processing_class=tokenizer, callbacks=[recorder],
-        train_dataset=tokens(tokenizer, learned, max_length), eval_dataset=tokens(tokenizer, held_out, max_length),
+        train_dataset=learned, eval_dataset=tokens(tokenizer, held_out, max_length),
     )  # fmt: skip
+    training.write_attention_out(model, max(learned["length"]))
     trainer.remove_callback(transformers.PrinterCallback)
     if training.fit(trainer, run, stop):
         counts = {"pairs": len(pairs), "held_out_pairs": len(held_out), "pairs_seen": config.steps * config.batch_size}
@@ -81,7 +83,7 @@ def off_topic(pairs: Dataset, seed: int) -> Dataset:
     then nothing teaches the model to read the prompt. Of 32 other answers the one with the most words in common is
     taken, for it is the hardest to tell apart.
     """
-    draw, chosen = random.Random(seed), pairs["chosen"]
+    draw, chosen = random.Random(seed), list(pairs["chosen"])
 
     def other(pair: dict) -> dict:
         words = set(pair["chosen"].split())

@@ -94,8 +94,7 @@ def train(
     trainer.remove_callback(transformers.PrinterCallback)
     if models.device() == "cpu":
         score_learned_tokens_only(model)
-        if max(map(len, train_rows["input_ids"])) <= models.SHORT:
-            model.set_attn_implementation("eager")
+    training.write_attention_out(model, max(map(len, train_rows["input_ids"])))
     if training.fit(trainer, run, stop):
         rows_seen, tokens = config.steps * config.batch_size, sum(map(len, train_rows["input_ids"]))
         seen = {"passes": rows_seen / len(train_rows), "tokens_seen": round(rows_seen * tokens / len(train_rows))}
