@@ -201,12 +201,16 @@ class Table:
         return text_table([tuple(self.rows[0]), *(tuple(_plain(v) for v in row.values()) for row in self.rows)])
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"  # 1,043 and not 1.04e+03
+
+
 def _plain(value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else safe_text(str(value))
+    return _number(value) if isinstance(value, float) else safe_text(str(value))
 
 
 def _cell(value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else safe_html(str(value))
+    return _number(value) if isinstance(value, float) else safe_html(str(value))
 
 
 class Tokens:
