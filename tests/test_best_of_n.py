@@ -80,7 +80,7 @@ def test_noise_alone_seldom_turns(monkeypatch):
 
 def test_samples_are_kept_and_scored_once(tmp_path):
     model, tokenizer = models.load("smoke")
-    questions = data.questions(few=True)[:2]
+    questions = data.questions("smoke")[:2]
     rows = best_of_n.samples(model, tokenizer, questions, 3, seed=0, file=tmp_path / "samples.jsonl")
     assert [row["id"] for row in rows] == [question["id"] for question in questions for _ in range(3)]
     assert len({row["text"] for row in rows}) > 2 and all("gold" in row for row in rows)

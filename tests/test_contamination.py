@@ -56,7 +56,7 @@ def test_the_labs_own_data_is_clean_and_a_copy_is_not():
 
 def test_log_probs_are_those_of_one_row_at_a_time():
     model, tokenizer = models.load("smoke")
-    questions = data.questions(few=True)[:7]
+    questions = data.questions("smoke")[:7]
     found = contamination.answer_log_probs(model, tokenizer, questions, batch_size=3)
     prompts, said = ([question[name] for question in questions] for name in ("prompt", "answer"))
     sums, counts = answers.log_probs(model, tokenizer, prompts, said)

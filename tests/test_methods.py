@@ -130,7 +130,7 @@ def test_best_answers():
 def test_drawn_measures_kl_and_reward_and_is_kept(tmp_path):
     policy, tokenizer = models.load("smoke", seed=0)
     reference, _ = models.load("smoke", seed=1)
-    questions, file = data.questions(few=True)[:3], tmp_path / "drawn.jsonl"
+    questions, file = data.questions("smoke")[:3], tmp_path / "drawn.jsonl"
 
     def reward(prompts, texts):
         return torch.tensor([float(len(text)) for text in texts])

@@ -153,6 +153,10 @@ class DPOConfig(TuningConfig):
 class ORPOConfig(TuningConfig):
     """Notebook 08: from a base model to one that answers as the pairs prefer, in one stage."""
 
+    SMOL: ClassVar[dict] = {
+        "tuning": "lora", "steps": 100, "batch_size": 4, "learning_rate": 2e-4, "warmup_steps": 10, "eval_every": 100,
+    }  # fmt: skip
+
     steps: int = steps_option(1200)
     batch_size: int = batch_size_option(8)
     learning_rate: float = learning_rate_option(4.5e-4)

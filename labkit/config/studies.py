@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from labkit.config.base import (
@@ -24,6 +25,8 @@ class StartConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class ShowdownConfig(Config):
     """Notebook 09: every way of preference tuning from one parent, on the same pairs, for the same compute."""
+
+    SMOL: ClassVar[dict] = {"seeds": 1, "budget": 150_000, "samples": 4}
 
     seeds: int = option(3, "Trainings of each method, all from the same parent.", low=1, high=20, unit="seeds")
     budget: int = option(
@@ -60,6 +63,8 @@ class WordMetricsConfig(Config):
 class BenchmarksConfig(Config):
     """Notebook 11: the stages on benchmarks, and one model that has seen the test."""
 
+    SMOL: ClassVar[dict] = {"limit": 60, "steps": 20, "learning_rate": 2e-4, "samples": 5}
+
     limit: int = option(0, "Items of each benchmark that are asked; 0 means all.", low=0, high=100_000, unit="items")
     steps: int = steps_option(80)
     learning_rate: float = learning_rate_option(2e-3)
@@ -70,6 +75,8 @@ class BenchmarksConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig(Config):
     """Notebook 12: an LLM as judge, and an audit of the judge."""
+
+    SMOL: ClassVar[dict] = {"judged_pairs": 30}
 
     judge: str = option("smol", "The judge: a model as in `model`, or the name of a model at base_url.")
     base_url: str = option("", 'An OpenAI-compatible API such as "http://localhost:8000/v1"; empty: a model here.')
@@ -130,6 +137,11 @@ class ArenaConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class GoodhartConfig(Config):
     """Notebook 14: what becomes of a measure, a reward or a benchmark, that selection or training aims at."""
+
+    SMOL: ClassVar[dict] = {
+        "seeds": 1, "sampled_questions": 10, "samples": 32, "pair_counts": "32,240", "proxy_steps": 20, "ppo_steps": 5,
+        "planted": 20, "passes": 2,
+    }  # fmt: skip
 
     seeds: int = option(3, "Repetitions, each with its own model, pairs and samples.", low=1, high=20, unit="seeds")
     sampled_questions: int = option(20, "Test questions to sample answers to.", low=2, high=500, unit="questions")

@@ -268,7 +268,7 @@ def train(
         rows.add_column("asked", rows[asked]).select_columns(["asked", "messages"]) for rows in (pairs, held_out)
     )
     unseen = held_out[: 16 if few else 128]
-    questions = data.questions(few=few)[:: 16 if few else 8] if config.data == "lab" else []
+    questions = data.questions(config.model)[:: 16 if few else 8] if config.data == "lab" else []
     began, first = time.monotonic(), None  # of this process, which may go on with a stopped run
 
     def at_hand(step: int) -> None:
