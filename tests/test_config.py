@@ -218,6 +218,13 @@ def test_smol_gets_sizes_of_its_own_where_nothing_else_is_said(capsys):
     assert module.sized(module.LoRAConfig()) == module.LoRAConfig()
 
 
+@pytest.mark.parametrize(("name", "kind"), module.NOTEBOOKS.items())
+def test_what_suits_smol_is_allowed_and_a_setting_of_its_notebook(name, kind):
+    config = module.sized(kind(model="smol"))
+    known = {field.name for field in dataclasses.fields(kind)} | {"seeds", "ranks", "adapter_steps"}  # 03's and 04's
+    assert set(kind.SMOL) <= known and config.model == "smol"
+
+
 @pytest.mark.parametrize(("given", "kept"), [({}, "64"), ({"LRU_CACHE_CAPACITY": "9"}, "9")])
 def test_few_compiled_kernels_are_kept_unless_the_user_says_otherwise(given, kept):
     code = "import labkit, os; print(os.environ['LRU_CACHE_CAPACITY'])"

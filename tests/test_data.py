@@ -364,6 +364,14 @@ def test_the_lab_files_and_their_hashes():
     assert data.file_hash("lab", "pairs") == expected == data.file_hash(str(data.LAB["pairs"]), "corpus")
 
 
+def test_who_answers_slowly_is_asked_less():
+    every, kinds = rows("questions"), {(row["split"], row["kind"]) for row in rows("questions")}
+    assert data.questions("nano") == every and data.questions("smol") == every[::4]
+    smoke = data.questions("smoke")
+    assert {(row["split"], row["kind"]) for row in smoke} == kinds and len(smoke) <= 2 * len(kinds)
+    assert data.questions("smol", source="glossary") == data.questions(source="glossary")
+
+
 def test_a_conversation_learns_every_answer_and_no_question(tokenizer):
     turns = [("What is a river?", "A stream of water."), ("And a lamp?", "A light."), ("12", "7")]
     row = data.conversation(tokenizer, turns)
