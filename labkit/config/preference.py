@@ -23,12 +23,12 @@ class RewardConfig(TuningConfig):
 
     SMOL: ClassVar[dict] = {"steps": 60, "batch_size": 4, "learning_rate": 5e-5, "eval_every": 60}
 
-    steps: int = steps_option(1200)
+    steps: int = steps_option(1100)
     batch_size: int = batch_size_option(8)
-    learning_rate: float = learning_rate_option(1e-3)
+    learning_rate: float = learning_rate_option(1.5e-3)
     warmup_steps: int = warmup_steps_option(50)
     center_rewards_coefficient: float = option(
-        0.01, "Pull of a pair's two rewards to a sum of 0, which the preferences alone leave open.", low=0.0, high=10.0
+        0.005, "Pull of a pair's two rewards to a sum of 0, which the preferences alone leave open.", low=0.0, high=10.0
     )
     pairs: int = option(0, "Pairs to learn from, drawn by the seed; 0: all.", low=0, high=100_000_000, unit="pairs")
     off_topic: bool = option(
@@ -36,7 +36,7 @@ class RewardConfig(TuningConfig):
     )
     data: str = option("lab", 'The preference pairs: "lab", a JSONL or parquet file, a dataset\'s folder or Hub id.')
     parent: str = parent_option()
-    eval_every: int = eval_every_option(300)
+    eval_every: int = eval_every_option(275)
     retrain: bool = retrain_option()
 
 
