@@ -49,7 +49,7 @@ class RewardModel:
     @torch.no_grad()
     def __call__(self, prompts: list, answers: list[str]) -> torch.Tensor:
         self.model.eval()
-        rows = [encode(self.tokenizer, *row, context(self.model)) for row in zip(prompts, answers, strict=True)]
+        rows = encode(self.tokenizer, prompts, answers, context(self.model))
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))  # like lengths together: less padding
         scores = torch.zeros(len(rows))
         for start in range(0, len(order), self.batch_size):
@@ -61,11 +61,12 @@ class RewardModel:
         return scores
 
 
-def encode(tokenizer, prompt: str | list[dict], answer: str, max_length: int) -> list[int]:
-    """The tokens of a prompt (a text or messages) and its answer in chat format, cut after max_length tokens."""
-    said = data.messages(prompt) if isinstance(prompt, str) else prompt
-    said = [*said, {"role": "assistant", "content": answer}]
-    return tokenizer.apply_chat_template(said, tokenize=True, return_dict=True)["input_ids"][:max_length]
+def encode(tokenizer, prompts: list[str | list[dict]], answers: list[str], max_length: int) -> list[list[int]]:
+    """The tokens of each prompt (a text or messages) and its answer in chat format, cut after max_length tokens."""
+    said = [data.messages(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    said = [[*turns, {"role": "assistant", "content": answer}] for turns, answer in zip(said, answers, strict=True)]
+    rows = tokenizer.apply_chat_template(said, tokenize=True, return_dict=True)["input_ids"] if said else []
+    return [row[:max_length] for row in rows]
 
 
 def context(model) -> int:

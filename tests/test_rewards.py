@@ -115,7 +115,7 @@ def test_a_batch_gives_the_scores_of_one_by_one_on_either_side_of_padding(folder
         torch.testing.assert_close(score(PROMPTS, ANSWERS), alone, rtol=0.02, atol=0.02)
         score.model.float()
         with torch.autocast("cpu", enabled=False):
-            rows = [rewards.encode(score.tokenizer, p, a, 512) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+            rows = rewards.encode(score.tokenizer, PROMPTS, ANSWERS, 512)
             batch = score.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(score.model.device)
             one = torch.cat([score.model(torch.tensor([row], device=batch.input_ids.device)).logits for row in rows])
             torch.testing.assert_close(score.model(**batch).logits, one, rtol=1e-4, atol=1e-5)

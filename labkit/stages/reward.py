@@ -96,8 +96,6 @@ def off_topic(pairs: Dataset, seed: int) -> Dataset:
 def tokens(tokenizer, pairs: Dataset, max_length: int) -> Dataset:
     """Pairs as tokens, in the columns that trl's trainer takes: chosen_ids and rejected_ids, encoded as for scoring."""
 
-    def row(pair: dict) -> dict:
-        sides = [rewards.encode(tokenizer, pair["messages"], pair[side], max_length) for side in ("chosen", "rejected")]
-        return {"chosen_ids": sides[0], "rejected_ids": sides[1], "length": max(map(len, sides))}
-
-    return Dataset.from_list([row(pair) for pair in pairs])
+    sides = [rewards.encode(tokenizer, pairs["messages"], pairs[side], max_length) for side in ("chosen", "rejected")]
+    lengths = [max(map(len, rows)) for rows in zip(*sides, strict=True)]
+    return Dataset.from_dict({"chosen_ids": sides[0], "rejected_ids": sides[1], "length": lengths})
