@@ -57,7 +57,7 @@ class PPOConfig(TuningConfig):
     reward: str = option(
         "", "The reward model: a run or a folder; empty means that of the same model and seed, trained if missing."
     )
-    steps: int = option(60, "Batches of answers to sample and learn from.", low=1, high=1_000_000, unit="steps")
+    steps: int = option(30, "Batches of answers to sample and learn from.", low=1, high=1_000_000, unit="steps")
     batch_size: int = option(64, "Answers sampled in each step.", low=2, high=4096, unit="answers")
     minibatch_size: int = option(32, "Answers in each update; divides batch_size.", low=1, high=4096, unit="answers")
     epochs: int = option(2, "Times that each answer is learned from.", low=1, high=64, unit="passes")
@@ -99,7 +99,7 @@ class PPOConfig(TuningConfig):
     )  # fmt: skip
     data: str = option("lab", 'Where the prompts come from: the preference pairs "lab", a file, a folder or a Hub id.')
     parent: str = parent_option()
-    eval_every: int = eval_every_option(20)
+    eval_every: int = eval_every_option(10)
     retrain: bool = retrain_option()
 
     def __post_init__(self):
