@@ -223,14 +223,14 @@ def test_train_stop_reload_resume_restart(open_notebook):
     more = notebook.until(f"{points} > {first + 1} && {points}")
     notebook.shot("live_training")
     notebook.button("Stop").click()
-    notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('is kept')", 30)
+    notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('is kept')", 90)
     step = int(re.search(r"step (\d+) of", notebook.status())[1])
     notebook.button("Resume").click()
     notebook.until(f"{points} > {more}")
     notebook.evaluate("kernel.restart().then(() => true)")  # in the middle of it
     notebook.until("kernel.status === 'idle'", 90)
     notebook.long_training()
-    notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('is kept')", 30)
+    notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('is kept')", 90)
     assert int(re.search(r"step (\d+) of", notebook.status())[1]) >= step
     assert notebook.button("Resume").is_enabled()
     assert notebook.complaints == []
@@ -250,7 +250,7 @@ def test_train_and_stop_without_subshells(browser, tmp_path):
         notebook.execute("print('still usable')")
         notebook.until(f"{points} > {first}")
         notebook.button("Stop").click()
-        notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('is kept')", 30)
+        notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('is kept')", 90)
         assert notebook.complaints == []
         notebook.close()
 
