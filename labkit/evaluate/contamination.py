@@ -46,8 +46,8 @@ def overlap(items: list[str], rows: list[str], n: int = 4) -> list[tuple[float, 
     best = [(0.0, -1)] * len(items)
     for place, found in sorted(held.items()):
         for item in {item for gram in found for item in wanted[gram]}:
-            whole = sum(weight[gram] for gram in grams[item])
-            share = sum(weight[gram] for gram in found & grams[item]) / whole if whole else 0.0
+            whole = math.fsum(weight[gram] for gram in grams[item])  # exact: a set has no order to add up in
+            share = math.fsum(weight[gram] for gram in found & grams[item]) / whole if whole else 0.0
             best[item] = max(best[item], (share, place), key=lambda one: one[0])
     return best
 
