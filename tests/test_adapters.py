@@ -58,13 +58,14 @@ def test_only_the_adapter_trains_and_it_counts_rank_times_in_plus_out(folder):
         assert not torch.allclose(learned(row).logits, again(row).logits, atol=1e-3)
 
 
-def test_the_shipped_base_was_never_taught_its_chat_tokens_and_an_adapter_trains_their_rows(store):
+def test_the_shipped_base_was_never_taught_its_chat_tokens_and_an_adapter_trains_their_rows(store, folder):
     base, tokenizer = models.load(data.BASE)
     new = adapters.untaught(base, tokenizer)
     assert tokenizer.convert_ids_to_tokens(new) == [models.USER, models.ASSISTANT, models.END_OF_TURN]
     assert adapters.untaught(*models.load("smoke")) == []  # random rows are not alike
     before = base.get_input_embeddings().weight.detach().clone()
-    config = SFTConfig(tuning="lora", steps=2, eval_every=2, batch_size=2, lora_rank=1)
+    few = str(folder / "sft.jsonl")
+    config = SFTConfig(tuning="lora", data=few, steps=2, eval_every=2, batch_size=2, lora_rank=1)
     run = sft.train(config, data.BASE, "base", say=quiet)
     shape = budget.shape_of("sft", config)
     assert run.metrics["trainable_parameters"] == budget.estimate(shape, **budget.knobs("sft", config)).trainable

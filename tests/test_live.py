@@ -41,6 +41,32 @@ def test_train_from_the_button_to_the_end(bench):
     assert again.run.id == bench.run.id and again.figure.data[0].x == bench.figure.data[0].x
 
 
+def test_what_cannot_be_shown_once_does_not_end_the_view(bench, monkeypatch):
+    show, calls = bench._show_samples, itertools.count()
+
+    def fails_first():
+        if next(calls) == 0:
+            raise OSError("the disk is slow")
+        show()
+
+    told = []
+    bench.panel.observe(lambda change: told.append(change["new"]["error"]), "state")
+    monkeypatch.setattr(bench, "_show_samples", fails_first)
+    bench.train()
+    until(lambda: bench.run is not None and bench.run.status == "finished" and "again" in bench.panel.state["can"])
+    assert any("the disk is slow" in error for error in told)
+    assert bench.panel.state["error"] == "" and "What is an LLM?" in bench.samples.value
+
+
+def test_answers_are_read_while_they_are_written(bench):
+    bench.train().thread.join()
+    until(lambda: "What is an LLM?" in bench.samples.value)
+    with (bench.run.path / "samples.jsonl").open("a") as file:
+        file.write('{"step": 9, "prompt": "What is')
+    bench._show_samples()
+    assert "What is an LLM?" in bench.samples.value
+
+
 def test_stop_keeps_what_was_learned_and_resume_goes_on(store):
     bench = live.Bench("02_supervised_fine_tuning", config(steps=4000, eval_every=1000), ["Hello"])
     bench.panel._do({"do": "train"})

@@ -212,10 +212,13 @@ class Bench(ipywidgets.VBox):
     def _follow(self) -> None:
         """The pump: twice a second show what the folder holds, until nothing is being trained there any more."""
         while True:
-            alive = self._training is not None and self._training.alive
-            self._find()
-            elsewhere = not alive and self.run is not None and self.run.status == "running"
-            self.refresh()
+            alive, elsewhere = self._training is not None and self._training.alive, False
+            try:
+                self._find()
+                elsewhere = not alive and self.run is not None and self.run.status == "running"
+                self.refresh()
+            except Exception as error:  # the training goes on, so the view must too
+                self.panel.state = {**self.panel.state, "error": f"not shown: {type(error).__name__}: {error}"}
             if not alive and not elsewhere:
                 return
             time.sleep(PULSE)
@@ -334,7 +337,8 @@ class Bench(ipywidgets.VBox):
             self.samples.value = ""
             return
         said: dict[int, dict[str, str]] = {}
-        for line in file.read_text(encoding="utf-8").splitlines():
+        whole = file.read_text(encoding="utf-8").rpartition("\n")[0]  # the last line may still be written
+        for line in whole.splitlines():
             row = json.loads(line)
             said.setdefault(row["step"], {})[row["prompt"]] = row["text"]
         prompts = list(dict.fromkeys(prompt for row in said.values() for prompt in row))
