@@ -26,6 +26,10 @@ TOKEN = "only-for-this-test"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 # Chromium's own complaints, and JupyterLab's about extensions that are not there; none of them is a notebook's
 NOISE = re.compile(r"favicon|Failed to load resource|WebSocket|font|ResizeObserver|DevTools|service worker", re.I)
+# at the signal USR1 a kernel writes where each of its threads is
+WHERE = """import faulthandler, pathlib, signal
+faulthandler.register(signal.SIGUSR1, pathlib.Path(__file__).with_name("threads").open("a"))
+"""
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
@@ -45,11 +49,13 @@ def jupyterlab(folder: Path, **settings: dict):
         file = folder / "config" / "lab" / "user-settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
+    (folder / "threads").touch()
+    (folder / "sitecustomize.py").write_text(WHERE)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {
-        "LABKIT_RUNS": str(folder / "runs"), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1",
+        "LABKIT_RUNS": str(folder / "runs"), "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1",
         "JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_DATA_DIR": str(folder / "data"),
     }  # fmt: skip
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", f"--ServerApp.root_dir={folder}"]
@@ -124,10 +130,9 @@ class Notebook:
         while not (found := self.evaluate(script)):
             if time.monotonic() > end:
                 self.page.screenshot(path=self.folder / "late.png")
-                # SIGABRT: the kernel writes where each of its threads is to the log, and ends
-                subprocess.run(["pkill", "-ABRT", "-f", f"ipykernel_launcher.*{self.folder}"], check=False)
+                subprocess.run(["pkill", "-USR1", "-f", f"ipykernel_launcher.*{self.folder}"], check=False)
                 time.sleep(2)
-                log = (self.folder / "log").read_text()[-8000:]
+                log = (self.folder / "log").read_text()[-1500:] + (self.folder / "threads").read_text()[-8000:]
                 logged = {str(f): f.read_bytes().count(b"\n") for f in self.folder.glob("runs/*/*/metrics.jsonl")}
                 about = f"{self.texts()[-800:]}\n{logged}\n{self.complaints}\n{log}"
                 pytest.fail(f"{self.name}: not within {seconds} s: {script}\n{about}")
