@@ -120,7 +120,7 @@ def train(
         **loss_arguments(config.loss_type, config.beta, config.label_smoothing),
         max_length=max_length,
         precompute_ref_log_probs=True,
-        precompute_ref_batch_size=64,
+        precompute_ref_batch_size=config.batch_size,  # more rows at once are more padding
     )
 
     class Trainer(trl.DPOTrainer):
@@ -132,14 +132,14 @@ def train(
             return super().compute_ref_log_probs(*batch)
 
     began = time.monotonic()
-    trainer = Trainer(
-        model, None, args, processing_class=tokenizer, callbacks=[recorder],
-        train_dataset=preferences.conversations(pairs), eval_dataset=preferences.conversations(held_out),
-    )  # fmt: skip
-    reference_seconds = time.monotonic() - began  # trl asks the reference here, once for all
-    trainer.remove_callback(transformers.PrinterCallback)
     with mock.patch("trl.trainer.utils._use_triton", lambda device: True):  # score the answers' tokens only: on a CPU
-        reached = training.fit(trainer, run, stop)  # trl scores every position, for compilers that we do not use
+        trainer = Trainer(  # trl scores every position, for compilers that we do not use
+            model, None, args, processing_class=tokenizer, callbacks=[recorder],
+            train_dataset=preferences.conversations(pairs), eval_dataset=preferences.conversations(held_out),
+        )  # fmt: skip
+        reference_seconds = time.monotonic() - began  # trl asks the reference here, once for all
+        trainer.remove_callback(transformers.PrinterCallback)
+        reached = training.fit(trainer, run, stop)
     if reached:
         seen = {"pairs_seen": needed, "reference_seconds": reference_seconds}
         training.finish(run, config, model, tokenizer, source, **seen)
