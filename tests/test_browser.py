@@ -8,15 +8,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-import warnings
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from hostile import HOSTILE
 
@@ -130,7 +131,10 @@ class Notebook:
         while not (found := self.evaluate(script)):
             if time.monotonic() > end:
                 self.page.screenshot(path=self.folder / "late.png")
-                subprocess.run(["pkill", "-USR1", "-f", f"ipykernel_launcher.*{self.folder}"], check=False)
+                for process in psutil.process_iter(["cmdline"]):
+                    said = " ".join(process.info["cmdline"] or ())
+                    if "ipykernel_launcher" in said and str(self.folder) in said:
+                        process.send_signal(signal.SIGUSR1)
                 time.sleep(2)
                 log = (self.folder / "log").read_text()[-1500:] + (self.folder / "threads").read_text()[-8000:]
                 logged = {str(f): f.read_bytes().count(b"\n") for f in self.folder.glob("runs/*/*/metrics.jsonl")}
@@ -248,23 +252,9 @@ def test_train_stop_reload_resume_restart(open_notebook):
 
 
 def test_train_and_stop_without_subshells(browser, tmp_path):
-    """The widgets' messages go the kernel's one way, as with kernels that know no subshells.
-
-    Tried twice: now and then, late in a long session of the browser, the page has stalled here for a reason not yet
-    found. A first failure is told as a warning, with where the kernel's threads were.
-    """
-    for attempt in ("first", "second"):
-        try:
-            return train_and_stop_without_subshells(browser, tmp_path / attempt)
-        except pytest.fail.Exception as stalled:
-            if attempt == "second":
-                raise
-            warnings.warn(f"stalled once: {stalled}", stacklevel=1)
-
-
-def train_and_stop_without_subshells(browser, folder):
+    """The widgets' messages go the kernel's one way, as with kernels that know no subshells."""
     plain = {"apputils-extension/kernels-settings": {"commsOverSubshells": "disabled"}}
-    with jupyterlab(folder, **plain) as lab:
+    with jupyterlab(tmp_path, **plain) as lab:
         notebook = Notebook(browser, lab, "02_supervised_fine_tuning")
         notebook.long_training()
         assert notebook.evaluate("kernel.commsOverSubshells") == "disabled"

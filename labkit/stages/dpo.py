@@ -132,8 +132,9 @@ def train(
             return super().compute_ref_log_probs(*batch)
 
     began = time.monotonic()
-    with mock.patch("trl.trainer.utils._use_triton", lambda device: True):  # score the answers' tokens only: on a CPU
-        trainer = Trainer(  # trl scores every position, for compilers that we do not use
+    # on a CPU trl scores every position, for compilers that we do not use; so it scores the answers' tokens only
+    with mock.patch("trl.trainer.utils._use_triton", lambda device: True):
+        trainer = Trainer(
             model, None, args, processing_class=tokenizer, callbacks=[recorder],
             train_dataset=preferences.conversations(pairs), eval_dataset=preferences.conversations(held_out),
         )  # fmt: skip

@@ -212,14 +212,15 @@ class Bench(ipywidgets.VBox):
     def _follow(self) -> None:
         """The pump: twice a second show what the folder holds, until nothing is being trained there any more."""
         while True:
-            alive, elsewhere = self._training is not None and self._training.alive, False
+            alive, over = self._training is not None and self._training.alive, False
             try:
                 self._find()
-                elsewhere = not alive and self.run is not None and self.run.status == "running"
+                elsewhere = self.run is not None and self.run.status == "running"
                 self.refresh()
-            except Exception as error:  # the training goes on, so the view must too
+                over = not alive and not elsewhere
+            except Exception as error:  # the training goes on, so the view must too, until it has shown the end
                 self.panel.state = {**self.panel.state, "error": f"not shown: {type(error).__name__}: {error}"}
-            if not alive and not elsewhere:
+            if over:
                 return
             time.sleep(PULSE)
 
@@ -261,10 +262,10 @@ class Bench(ipywidgets.VBox):
         state = self._state(rows)
         if len(rows) != self._drawn or state["status"] != self._status:  # the last answers come after the last row
             self._draw(rows)
-            self._drawn, self._status = len(rows), state["status"]
             self._show_samples()
             found = health.alarms(rows)
             self.alarms.value = "".join(f"<div role='alert'>&#9888; {safe_html(str(alarm))}</div>" for alarm in found)
+            self._drawn, self._status = len(rows), state["status"]  # what failed before here is shown anew
         self.panel.state = state  # last: whoever sees the end sees all of it
         if self.run is not None and self.run.status == "running" and not self._mine():
             self._watch()
