@@ -36,7 +36,10 @@ CLAIMS: dict[int, tuple[str, tuple[str, ...]]] = {
     17: ("A measure that becomes a target ceases to be a good measure", ("14_goodhart",)),
     18: (
         "No metric is universal: the best evaluator is you, on your use case",
-        ("10_word_level_metrics", "11_benchmarks", "12_llm_as_judge", "13_arena", "14_goodhart", "15_your_own"),
+        (
+            *("05_reward_model", "10_word_level_metrics", "11_benchmarks", "12_llm_as_judge", "13_arena"),
+            *("14_goodhart", "15_your_own"),
+        ),
     ),
 }
 

@@ -35,7 +35,7 @@ from unittest import mock
 import torch
 import transformers
 import trl
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 
 from labkit import preferences, runs, training
 from labkit.config import DPOConfig
@@ -119,6 +119,9 @@ def train(
         **training.TUNING,
         **loss_arguments(config.loss_type, config.beta, config.label_smoothing),
         max_length=max_length,
+        train_sampling_strategy="group_by_length",  # rows of like length together: less padding
+        length_column_name="length",
+        remove_unused_columns=False,
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=config.batch_size,  # more rows at once are more padding
     )
@@ -136,7 +139,7 @@ def train(
     with mock.patch("trl.trainer.utils._use_triton", lambda device: True):
         trainer = Trainer(
             model, None, args, processing_class=tokenizer, callbacks=[recorder],
-            train_dataset=preferences.conversations(pairs), eval_dataset=preferences.conversations(held_out),
+            train_dataset=_with_length(pairs), eval_dataset=_with_length(held_out),
         )  # fmt: skip
         reference_seconds = time.monotonic() - began  # trl asks the reference here, once for all
         trainer.remove_callback(transformers.PrinterCallback)
@@ -145,3 +148,9 @@ def train(
         seen = {"pairs_seen": needed, "reference_seconds": reference_seconds}
         training.finish(run, config, model, tokenizer, source, **seen)
     return run
+
+
+def _with_length(pairs: Dataset) -> Dataset:
+    """Pairs as trl takes them, each with how long it is: the characters of its prompt and its longer answer."""
+    lengths = [len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in pairs]
+    return preferences.conversations(pairs).add_column("length", lengths)
