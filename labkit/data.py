@@ -121,9 +121,9 @@ def normalised(text: str) -> str:
     return " ".join(re.sub(r"[^\w+ ]", " ", text.lower()).split())
 
 
-def messages(prompt: str, answer: str | None = None) -> list[dict]:
-    """A one-turn conversation in the form every chat template takes."""
-    turns = [{"role": "user", "content": prompt}]
+def messages(prompt: str | list[dict], answer: str | None = None) -> list[dict]:
+    """A one-turn conversation in the form every chat template takes; a prompt that is one already goes on."""
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     return turns if answer is None else [*turns, {"role": "assistant", "content": answer}]
 
 

@@ -3,10 +3,11 @@
 Each alarm says what it saw, what that means and which knob to turn. The rules are simple on purpose: they compare the
 last quarter of what was logged with the first, so one noisy step raises nothing. What was logged and is read here:
 
-    kl             nats per answer, of the policy from the model it started from
+    kl             nats per answer, of the policy from the model it started from; held_out_kl where no kl is logged
     entropy        nats per token, of the policy's next-token distribution
     answer_length  tokens of the answers that the policy writes
     repetition     share of their three-word runs that the same answer has had before (`repeated`)
+    log_ratio_*    nats per answer, log pi - log ref of chosen and rejected; log_sum_*, log pi, where there is no ref
     reward, gold   mean of the reward that is trained on, and of the gold preference that is not; held_out_reward first
 """
 
@@ -53,10 +54,10 @@ def alarms(history: list[dict]) -> list[Alarm]:
     def alarm(name: str, meaning: str, remedy: str) -> None:
         found.append(Alarm(name, step, meaning, remedy))
 
-    if any("loss" in row and row["loss"] is None for row in history):
+    if any(name in row and row[name] is None for row in history for name in ("loss", "held_out_loss")):
         alarm("not_a_number", "The loss is no longer a number.", "Lower learning_rate or raise warmup_steps.")
     losses = _values(history, "loss")
-    if len(losses) >= 8:
+    if len(losses) >= 8 and not _values(history, "value_loss"):  # PPO's grows with the square of the reward
         first, last = _ends(losses)
         if last > 1.2 * first and last - min(losses) > 0.3:
             alarm("diverging", f"The loss rises ({first:.2f} to {last:.2f}).", "Lower learning_rate.")
@@ -90,8 +91,9 @@ def kept(history: list[dict]) -> list[dict]:
 
 
 def _preference(history: list[dict], step: int) -> list[Alarm]:
-    """Alarms of preference tuning, from the log-probabilities of the chosen and the rejected answers (nats)."""
-    chosen, rejected = _values(history, "log_probs_chosen"), _values(history, "log_probs_rejected")
+    """Alarms of preference tuning, from what became of the chosen and the rejected answers (nats per answer)."""
+    names = "log_ratio" if _values(history, "log_ratio_chosen") else "log_sum"
+    chosen, rejected = (_values(history, f"{names}_{side}") for side in ("chosen", "rejected"))
     if min(len(chosen), len(rejected)) < 8:
         return []
     (chosen_first, chosen_last), (rejected_first, rejected_last) = _ends(chosen), _ends(rejected)
@@ -100,8 +102,7 @@ def _preference(history: list[dict], step: int) -> list[Alarm]:
     if fall > 5 and rejected_fall > 5:
         meaning = f"Chosen and rejected answers both become less likely (by {fall:.0f} and {rejected_fall:.0f} nats)."
         found.append(Alarm("chosen_falls", step, meaning, "Use loss_type sigmoid_sft, a higher beta or fewer steps."))
-    margins = _values(history, "margin")
-    if len(margins) >= 8 and _ends(margins)[1] > 0.5 and fall > 1 and rejected_fall > 4 * fall and rejected_fall > 10:
+    elif (fall > 1 and rejected_fall > 10) or (fall >= 0 and rejected_fall > 50):  # an answer near certain cannot rise
         meaning = "The margin grows by the rejected answers alone; the chosen ones become no likelier."
         found.append(Alarm("margin_by_rejected", step, meaning, "Use loss_type sigmoid_sft or a lower learning_rate."))
     return found
@@ -110,8 +111,8 @@ def _preference(history: list[dict], step: int) -> list[Alarm]:
 def _policy(history: list[dict], step: int) -> list[Alarm]:
     """Alarms on what the policy writes: how far from its start, how varied, how long, and whether gold agrees."""
     found = []
-    kl = _values(history, "kl")
-    if len(kl) >= 3 and _ends(kl)[1] > 30:
+    kl = _values(history, "kl") or _values(history, "held_out_kl")
+    if len(kl) >= 2 and _ends(kl)[1] > 30:
         meaning = f"The policy is {_ends(kl)[1]:.0f} nats per answer from where it started: it has left its language."
         found.append(Alarm("kl_blow_up", step, meaning, "Raise beta (or kl_coef), or lower learning_rate."))
     entropy = _values(history, "entropy")
@@ -138,15 +139,15 @@ def _policy(history: list[dict], step: int) -> list[Alarm]:
 
 
 def _over_optimised(history: list[dict], step: int) -> list[Alarm]:
-    """Goodhart's alarm: at the looks, gold falls twice in a row from its best while the reward keeps rising."""
+    """Goodhart's alarm: at two looks in a row gold is a tenth below its best while the reward is above what it was."""
     name = "held_out_reward" if _values(history, "held_out_reward") else "reward"
     looks = [row for row in history if row.get("gold") is not None]
     rewards = [_ends(_values([r for r in history if r["step"] <= row["step"]], name) or [math.nan])[1] for row in looks]
     gold = [row["gold"] for row in looks]
-    if len(gold) < 3 or not gold[-1] < gold[-2] < max(gold) or gold[-1] > max(gold) - 0.05 * abs(max(gold)):
+    if len(gold) < 3 or max(gold[-2:]) > max(gold) - 0.1 * abs(max(gold)):
         return []
     best = gold.index(max(gold))
-    if not rewards[-1] > rewards[best]:
+    if not min(rewards[-2:]) > rewards[best]:
         return []
     meaning = f"The reward rises ({rewards[best]:.2f} to {rewards[-1]:.2f}) while gold falls ({max(gold):.2f} to "
     meaning += f"{gold[-1]:.2f}): it learns the reward's mistakes."

@@ -81,7 +81,9 @@ def scorer(reward: Reward, penalty: float) -> Callable[[list[str], list[str], li
 
 
 def averages(batch: dict) -> dict[str, float]:
-    """What a batch of answers says: reward and KL per answer, entropy per token, length in tokens, share that ended."""
+    """What a batch of answers says: reward and KL per answer, entropy per token, length in tokens, and the shares of
+    answers that ended and of repetition in them.
+    """
     mask = batch["mask"]
     kl = (ppo.kl_k1(batch["log_probs"] - batch["ref_log_probs"]) * mask).sum(1).mean()
     return {
@@ -91,4 +93,5 @@ def averages(batch: dict) -> dict[str, float]:
         "explained_variance": ppo.explained_variance(batch["values"], batch["returns"], mask).item(),
         "answer_length": mask.sum(1).float().mean().item(),
         "ended": batch["ended"].float().mean().item(),
+        "repetition": batch["repeated"].mean().item(),
     }

@@ -24,6 +24,8 @@ NAMES = {  # the trainers' names for what they log -> the lab's
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "entropy": "entropy",
+    "log_sum/chosen": "log_sum_chosen",
+    "log_sum/rejected": "log_sum_rejected",
     "rewards/chosen": "rewards_chosen",
     "rewards/rejected": "rewards_rejected",
     "rewards/margins": "margin",
@@ -83,8 +85,15 @@ def arguments(config: Config, run: Run) -> dict:
 class Recorder(TrainerCallback):
     """Writes what a trainer logs to the run, prints a line at every look at held-out data, and obeys `stop`."""
 
-    def __init__(self, run: Run, say: Callable, stop: threading.Event | None = None, bytes_per_token: float = 0.0):
-        self.run, self.say, self.stop, self.bytes_per_token = run, say, stop, bytes_per_token
+    def __init__(
+        self,
+        run: Run,
+        say: Callable,
+        stop: threading.Event | None = None,
+        bytes_per_token: float = 0.0,
+        beta: float = 0.0,  # DPO's: its rewards are beta (log pi - log ref)
+    ):
+        self.run, self.say, self.stop, self.bytes_per_token, self.beta = run, say, stop, bytes_per_token, beta
         self.began, self.first_step, self.loss = time.monotonic(), 0, math.nan
         self.at_look: list[Callable] = []  # called with the model at every look at held-out data
 
@@ -95,6 +104,9 @@ class Recorder(TrainerCallback):
         numbers = {NAMES[name]: float(value) for name, value in (logs or {}).items() if name in NAMES}
         if "held_out_loss" in numbers and self.bytes_per_token:
             numbers["bits_per_byte"] = numbers["held_out_loss"] / math.log(2) / self.bytes_per_token
+        if self.beta and "rewards_chosen" in numbers:
+            for side in ("chosen", "rejected"):
+                numbers[f"log_ratio_{side}"] = numbers[f"rewards_{side}"] / self.beta
         if numbers:
             self.run.log(state.global_step, **numbers, seconds=round(self.run.elapsed(), 2))
         self.loss = numbers.get("loss", self.loss)
@@ -146,8 +158,12 @@ def write_attention_out(model, longest: int) -> None:
         model.set_attn_implementation("eager")
 
 
-def watch_answers(recorder: Recorder, tokenizer, rows) -> None:
-    """At every look, log what the model writes to the first 32 of `rows`: `answer_length` (tokens) and `repetition`."""
+def watch_answers(recorder: Recorder, tokenizer, rows, reference: Callable | None = None) -> None:
+    """At every look, log what the model writes to the first 32 of `rows`: `answer_length` (tokens) and `repetition`.
+
+    reference(model): the model that it started from, within a `with`. Then also `held_out_kl`, nats per sampled answer,
+    with the same random numbers at every look.
+    """
     some = rows.select(range(min(32, len(rows))))["messages"]
     texts = [tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True) for said in some]
 
@@ -155,8 +171,16 @@ def watch_answers(recorder: Recorder, tokenizer, rows) -> None:
         found = [row["text"] for row in answers.generate(model, tokenizer, texts)]
         lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in found]
         repetition = statistics.mean(map(health.repeated, found))
-        step = recorder.run.history()[-1]["step"]
-        recorder.run.log(step, answer_length=statistics.mean(lengths), repetition=repetition)
+        numbers = {"answer_length": statistics.mean(lengths), "repetition": repetition}
+        if reference is not None:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                said = answers.generate(model, tokenizer, texts, sample=True)
+            asked = (some, [row["text"] for row in said], [row["stopped"] for row in said])
+            with reference(model) as start:
+                before, _ = answers.log_probs(start, tokenizer, *asked)
+            numbers["held_out_kl"] = float((answers.log_probs(model, tokenizer, *asked)[0] - before).mean())
+        recorder.run.log(recorder.run.history()[-1]["step"], **numbers)
 
     recorder.at_look.append(look)
 
@@ -254,10 +278,18 @@ def keep_first_batch(model, run: Run) -> None:
 
 
 def finish(run: Run, config: Config, model, tokenizer, source: str | Path, **metrics) -> Run:
-    """Save what was tuned; mark the run as finished, with its last look at held-out data and these metrics."""
+    """Save what was tuned; mark the run as finished, with its last look at held-out data and these metrics.
+
+    Raises TrainingError, and saves nothing, where the last loss on held-out data is no number.
+    """
+    looks = [row for row in run.history() if "held_out_loss" in row]
+    if looks[-1]["held_out_loss"] is None:
+        what = f"the held-out loss is no number at step {looks[-1]['step']}"
+        error = TrainingError(what, got="nan", remedy="Lower learning_rate, or raise warmup_steps.")
+        run.fail(error)
+        raise error
     save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
-    last = [row for row in run.history() if "held_out_loss" in row][-1]
-    last = {name: value for name, value in last.items() if name.startswith("held_out")}
+    last = {name: value for name, value in looks[-1].items() if name.startswith("held_out")}
     return run.finish(**last, **metrics, **models.weights(model))
 
 

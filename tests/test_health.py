@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from labkit import health, models
+from labkit import health, models, runs
 from labkit.config import DPOConfig, ORPOConfig
-from labkit.evaluate import answers
+from labkit.errors import TrainingError
 from labkit.stages import dpo, orpo
 
 
@@ -24,7 +24,7 @@ def test_a_healthy_run_raises_nothing():
     assert names(history(loss=falling, held_out_loss=falling, grad_norm=[1.0] * 20)) == set()
     chosen, rejected = [-30 + 0.2 * n for n in range(20)], [-40.0 - n for n in range(20)]
     margin = [0.1 * n for n in range(20)]
-    assert names(history(loss=falling, margin=margin, log_probs_chosen=chosen, log_probs_rejected=rejected)) == set()
+    assert names(history(loss=falling, margin=margin, log_ratio_chosen=chosen, log_ratio_rejected=rejected)) == set()
     assert health.alarms([]) == []
 
 
@@ -34,11 +34,16 @@ def test_each_fault_has_its_alarm():
     assert names(history(loss=rising)) == {"diverging"}
     assert names(history(loss=falling, held_out_loss=[2.0] * 4 + [1 + 0.1 * n for n in range(16)])) == {"overfitting"}
     assert names(history(loss=falling, grad_norm=[1.0] * 19 + [50.0])) == {"gradient_spike"}
-    both = history(log_probs_chosen=[-30 - n for n in range(20)], log_probs_rejected=[-40 - 2 * n for n in range(20)])
+    both = history(log_ratio_chosen=[-30 - n for n in range(20)], log_ratio_rejected=[-40 - 2 * n for n in range(20)])
     assert names(both) == {"chosen_falls"}
-    one = history(margin=[0.1 * n for n in range(20)], log_probs_chosen=[-30 - 0.1 * n for n in range(20)],
-                  log_probs_rejected=[-40 - 2 * n for n in range(20)])  # fmt: skip
+    one = history(margin=[0.1 * n for n in range(20)], log_ratio_chosen=[-30 - 0.1 * n for n in range(20)],
+                  log_ratio_rejected=[-40 - 2 * n for n in range(20)])  # fmt: skip
     assert names(one) == {"margin_by_rejected"}
+    flat = history(log_ratio_chosen=[-30.0] * 20, log_ratio_rejected=[-40 - 5 * n for n in range(20)])
+    assert names(flat) == {"margin_by_rejected"}
+    sums = [{name.replace("ratio", "sum"): value for name, value in row.items()} for row in both]
+    assert names(sums) == {"chosen_falls"}  # as ORPO logs it, which has no reference
+    assert names(history(held_out_loss=[2.0, None])) == {"not_a_number"}
 
 
 def test_an_alarm_says_what_it_means_and_what_to_turn():
@@ -99,18 +104,27 @@ def test_healthy_trainings_raise_nothing(tiny):
 
 
 def test_too_high_a_learning_rate(tiny):
-    """KL is measured at every look, on sampled answers, as PPO logs it."""
-    reference, _ = models.load(tiny[1].checkpoint)
-
-    def measure(run, model, tokenizer):
-        asked = [row["prompt"] for row in ROWS[:8]]
-        said = [row["text"] or "." for row in answers.ask(model, tokenizer, asked, sample=True, max_new_tokens=24)]
-        ours, theirs = (answers.log_probs(one, tokenizer, asked, said)[0] for one in (model, reference))
-        run.log(run.history()[-1]["step"], kl=float((ours - theirs).mean()))
-
-    run = tuned(tiny, learning_rate=1e-2, loss_type="sigmoid", at_look=measure)
+    run = tuned(tiny, learning_rate=1e-2, loss_type="sigmoid")
     raised = {alarm["name"] for alarm in run.info["alarms"]}
-    assert {"kl_blow_up", "length_blow_up"} <= raised and raised & {"chosen_falls", "margin_by_rejected"}
+    assert {"kl_blow_up", "length_blow_up", "chosen_falls", "repetition"} <= raised
+    assert abs(run.history()[1]["held_out_kl"]) < 1e-3  # before the first step it is its own reference
+
+
+def test_a_margin_by_the_rejected_answers_alone(tiny):
+    run = tuned(tiny, learning_rate=3e-3, loss_type="sigmoid")
+    assert "margin_by_rejected" in {alarm["name"] for alarm in run.info["alarms"]}
+
+
+def test_a_loss_that_is_no_number(tiny):
+    """A weight overflows: the run fails, says so, and saves no such model."""
+
+    def overflow(run, model, tokenizer):
+        next(model.parameters()).data.mul_(float("inf"))
+
+    with pytest.raises(TrainingError, match="no longer a number"):
+        tuned(tiny, at_look=overflow)
+    run = next(one for one in runs.all_runs() if one.status == "failed")
+    assert "not_a_number" in kept(run) and not run.checkpoint.exists()
 
 
 @pytest.mark.parametrize(

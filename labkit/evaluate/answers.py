@@ -61,10 +61,11 @@ def complete(model, tokenizer, prompts: list[str], **options) -> list[dict]:
 
 @torch.no_grad()
 def log_probs(
-    model, tokenizer, prompts: list[str], answers: list[str], ended: list[bool] | None = None
+    model, tokenizer, prompts: list[str | list[dict]], answers: list[str], ended: list[bool] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(sums, counts), each of shape (rows,): log pi(answer | prompt) in nats, and the answer's tokens with its end.
 
+    prompts: texts, or the messages before the answer.
     ended: whether each answer came to its end (`stopped` of `generate`); the end of one that was cut was never sampled
     and is left out. None: all did.
     """

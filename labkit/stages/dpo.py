@@ -25,6 +25,7 @@
 The reference model's log-probabilities are computed once before training, so that only one model stays in memory.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -37,7 +38,7 @@ import transformers
 import trl
 from datasets import Dataset, concatenate_datasets
 
-from labkit import preferences, runs, training
+from labkit import adapters, models, preferences, runs, training
 from labkit.config import DPOConfig
 from labkit.errors import Stopped
 
@@ -110,8 +111,13 @@ def train(
     pairs = pairs.shuffle(seed=config.seed).select(range(min(needed, len(pairs))))  # no reference for pairs never seen
     held_out = held_out.select(range(min(32 if config.model == "smoke" else 256, len(held_out))))
 
-    recorder = training.Recorder(run, say, stop)
-    training.watch_answers(recorder, tokenizer, held_out)
+    def reference(tuned):
+        if adapters.is_peft(tuned):
+            return without_adapter(tuned)
+        return contextlib.nullcontext(models.load(source, seed=config.seed)[0].to(tuned.device))
+
+    recorder = training.Recorder(run, say, stop, beta=config.beta)
+    training.watch_answers(recorder, tokenizer, held_out, reference)
     if at_look is not None:
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     args = trl.DPOConfig(
@@ -148,6 +154,13 @@ def train(
         seen = {"pairs_seen": needed, "reference_seconds": reference_seconds}
         training.finish(run, config, model, tokenizer, source, **seen)
     return run
+
+
+@contextlib.contextmanager
+def without_adapter(model):
+    """The model as it is without its adapter."""
+    with model.disable_adapter():
+        yield model
 
 
 def _with_length(pairs: Dataset) -> Dataset:

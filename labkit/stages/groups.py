@@ -10,6 +10,7 @@ Answers sampled, updates and reward are those of PPO; of a step's batch, batch_s
 
 import dataclasses
 import math
+import statistics
 import threading
 from collections.abc import Callable
 from unittest import mock
@@ -18,7 +19,7 @@ import transformers
 import trl
 from datasets import Dataset
 
-from labkit import models, rollouts, runs, training
+from labkit import health, models, rollouts, runs, training
 from labkit.errors import TrainingError
 
 NAMES = {  # trl's names for what it logs -> the lab's
@@ -37,6 +38,7 @@ class Recorder(transformers.TrainerCallback):
 
     def __init__(self, run: runs.Run, updates: int, every: int, at_hand: Callable, stop: threading.Event | None):
         self.run, self.updates, self.every, self.at_hand, self.stop = run, updates, every, at_hand, stop
+        self.said: list[str] = []  # since the last line of the log
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not self.run.history():
@@ -47,11 +49,14 @@ class Recorder(transformers.TrainerCallback):
         numbers = {name: math.nan if value is None else float(value) for name, value in known.items()}
         step = state.global_step // self.updates
         if not math.isfinite(numbers.get("loss", 0.0)):
+            self.run.log(step, **numbers, seconds=round(self.run.elapsed(), 2))
             what, remedy = f"the loss is no number at step {step}", "Lower learning_rate."
             raise TrainingError(what, got=args.learning_rate, remedy=remedy)
         if "reward" in numbers:
             if "kl" in logs:  # trl measures none where kl_coef is 0; its is per token
                 numbers["kl"] = logs["kl"] * numbers["answer_length"]
+            numbers["repetition"] = statistics.mean(map(health.repeated, self.said or [""]))
+            self.said.clear()
             self.run.log(step, **numbers, seconds=round(self.run.elapsed(), 2))
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -77,7 +82,9 @@ def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: 
 
     def reward(completions, completion_ids, asked, **_) -> list[float]:
         ended = [ids[-1:] != [] and ids[-1] in stops for ids in completion_ids]
-        return learner.score(asked, [said[0]["content"].strip() for said in completions], ended).tolist()
+        texts = [said[0]["content"].strip() for said in completions]
+        recorder.said += texts
+        return learner.score(asked, texts, ended).tolist()
 
     def looked(step: int) -> None:
         at_hand(step)

@@ -25,6 +25,8 @@ from labkit.config import ORPOConfig
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its names may change: requirements.lock holds the version
 from trl.experimental import orpo
 
+SIDES = ("chosen", "rejected")
+
 
 def _unchanged(bos, prompt_length, prompt, chosen_length, chosen, rejected_length, rejected):
     return prompt, chosen, rejected
@@ -58,8 +60,16 @@ class Trainer(orpo.ORPOTrainer):
         sums = log_probs.new_zeros(len(labels)).index_add(0, row, log_probs)
         means = (sums / learned.sum(1)).clamp(max=-1e-6)  # a probability rounded to 1 has no odds
         first = row < len(labels) // 2
+        self.sums = sums.detach().chunk(2)
         chosen, rejected = means.chunk(2)
         return chosen, rejected, logits[first], logits[~first], -log_probs[first].mean()
+
+    def get_batch_loss_metrics(self, model, batch: dict, train_eval: str = "train") -> tuple[torch.Tensor, dict]:
+        """As trl's, and what the alarms read: log-probabilities of whole answers."""
+        loss, metrics = super().get_batch_loss_metrics(model, batch, train_eval)
+        if train_eval == "train":
+            metrics |= {f"log_sum/{side}": part.mean().item() for side, part in zip(SIDES, self.sums, strict=True)}
+        return loss, metrics
 
 
 def train(
@@ -111,7 +121,7 @@ def train(
     trainer.remove_callback(transformers.PrinterCallback)
     if training.fit(trainer, run, stop):
         learned = trainer.train_dataset
-        tokens = sum(len(row[f"{side}_input_ids"]) for row in learned for side in ("chosen", "rejected"))
+        tokens = sum(len(row[f"{side}_input_ids"]) for row in learned for side in SIDES)
         seen = {"passes": needed / len(learned), "tokens_seen": round(needed * tokens / len(learned))}
         training.finish(run, config, model, tokenizer, source, pairs_seen=needed, **seen)
     return run

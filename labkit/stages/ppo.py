@@ -25,7 +25,7 @@ import torch
 import transformers
 from datasets import concatenate_datasets
 
-from labkit import adapters, data, models, ppo, preferences, rewards, rollouts, runs, training
+from labkit import adapters, data, health, models, ppo, preferences, rewards, rollouts, runs, training
 from labkit.config import PPOConfig
 from labkit.errors import ConfigError, Stopped, TrainingError
 from labkit.evaluate import answers
@@ -97,6 +97,7 @@ class Learner:
                 }
             )
         batch |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        batch["repeated"] = torch.tensor([health.repeated(text) for text in texts], device=batch["ids"].device)
         batch["scores"] = self.score(rows["asked"], texts, batch["ended"].tolist()).to(batch["ids"].device)
         batch["rewards"] = ppo.token_rewards(
             batch["scores"], batch["log_probs"], batch["ref_log_probs"], batch["mask"], self.kl_coef
@@ -116,7 +117,9 @@ class Learner:
         return loss, clipped, ppo.value_loss(values, part["values"], part["returns"], mask, config.value_clip)
 
     def update(self, batch: dict) -> dict[str, float]:
-        """Learn from a batch; the means of what was seen. Raises TrainingError for a loss that is no number."""
+        """Learn from a batch; the means of what was seen. The loss is nan, and nothing more is learned, as soon as it
+        or its gradient is no number.
+        """
         config, seen = self.config, []
         pace = min(1.0, (self.step + 1) / (min(config.warmup_steps, config.steps // 2) + 1))
         pace *= 1 - self.step / config.steps
@@ -128,12 +131,11 @@ class Learner:
             for place in torch.randperm(len(parts)).tolist():
                 policy_loss, clipped, value_loss = self.losses(parts[place])
                 loss = policy_loss + config.value_coef * value_loss
-                if not math.isfinite(loss.item()):
-                    what = f"the loss is no number at step {self.step + 1}"
-                    raise TrainingError(what, got=loss.item(), remedy="Lower learning_rate or value_coef.")
                 self.optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(self.trainable().values(), 1.0)
+                if not math.isfinite(loss.item() + norm.item()):
+                    return {"loss": math.nan}
                 self.optimizer.step()
                 seen.append([float(number.detach()) for number in (loss, policy_loss, value_loss, clipped, norm)])
         names = ("loss", "policy_loss", "value_loss", "clip_share", "grad_norm")
@@ -166,7 +168,7 @@ def look(learner: Learner, held_out: dict[str, list], questions: list[dict]) -> 
     with torch.random.fork_rng():
         torch.manual_seed(learner.config.seed)
         found = rollouts.averages(learner.experience(held_out))
-    numbers = {f"held_out_{name}": found[name] for name in ("reward", "kl", "answer_length", "ended")}
+    numbers = {f"held_out_{name}": found[name] for name in ("reward", "kl", "answer_length", "ended", "repetition")}
     if questions:
         said = answers.ask(learner.policy, learner.tokenizer, [row["prompt"] for row in questions])
         numbers["gold"] = sum(row["gold"] for row in answers.judged(questions, said)) / len(questions)
@@ -202,6 +204,9 @@ def learn(
                     learner.kl_coef, numbers["kl"], config.kl_target, config.batch_size, KL_HORIZON
                 )
             run.log(learner.step, **numbers, **took, seconds=round(run.elapsed(), 2))
+            if not math.isfinite(numbers["loss"]):
+                what = f"the loss or its gradient is no number at step {learner.step + 1}"
+                raise TrainingError(what, got=numbers["loss"], remedy="Lower learning_rate or value_coef.")
             if learner.step % config.eval_every == 0 or learner.step == config.steps:
                 keep_rollout(run, batch)
                 at_hand(learner.step)
