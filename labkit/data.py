@@ -29,6 +29,21 @@ GLOSSARY = {  # the terms of machine learning alone, for a model that knows ever
 IGNORED = -100  # the label of a token that is not learned from (torch's cross_entropy skips it)
 
 
+def lines(path: Path) -> list[dict]:
+    """The objects of a JSONL file. Raises DataError where a line is none."""
+    if not path.is_file():
+        raise DataError("data file not found", got=str(path), remedy='Give the path of a JSONL file, or "lab".')
+    rows = []
+    for number, line in enumerate(path.open(encoding="utf-8"), 1):
+        try:
+            if line.strip():
+                rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            what, remedy = f"line {number} of {path.name} is no JSON object: {error}", "Write one object a line."
+            raise DataError(what, got=line[:200], remedy=remedy) from error
+    return rows
+
+
 def read(path: Path, columns: set[str]) -> Dataset:
     """Rows of a .jsonl, .json or .txt file; every row must have text in every one of `columns`."""
     if not path.is_file():
@@ -38,12 +53,10 @@ def read(path: Path, columns: set[str]) -> Dataset:
         rows = Dataset.from_dict({"text": documents})
     else:
         try:
-            rows = Dataset.from_list([json.loads(line) for line in path.open(encoding="utf-8") if line.strip()])
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-        ) as error:  # not JSON, cells of mixed types, lines that are no object
+            rows = lines(path)
+            names = dict.fromkeys(name for row in rows for name in row)  # of all rows: the first may lack one
+            rows = Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+        except (ValueError, TypeError) as error:  # cells of mixed types
             raise DataError(
                 f"{path.name} is not JSONL with one type a column: {error}",
                 got=str(path),
@@ -100,10 +113,13 @@ def questions(model: str = "", source: str = "lab") -> list[dict]:
 
 
 def split(rows: Dataset) -> tuple[Dataset, Dataset]:
-    """(train, held out): every hundredth row is held out, of fewer than 200 the first. Raises DataError for one row."""
+    """(train, held out): every hundredth row is held out, of fewer than 800 about eight, of fewer than 80 every tenth.
+
+    Raises DataError for one row.
+    """
     if len(rows) < 2:
         raise DataError("too few rows to hold one out", got=len(rows), remedy="Give at least two.")
-    held_out = list(range(0, len(rows), 100)) if len(rows) >= 200 else [0]
+    held_out = list(range(0, len(rows), min(100, max(10, len(rows) // 8))))
     return rows.select(sorted(set(range(len(rows))) - set(held_out))), rows.select(held_out)
 
 

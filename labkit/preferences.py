@@ -3,6 +3,7 @@
 import random
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import datasets
@@ -13,6 +14,10 @@ from labkit.errors import DataError
 
 FORMS = "Write prompt, chosen and rejected as texts, or chosen and rejected as lists of messages."
 SHOWN = 10  # row numbers named of each fault
+ASKING = frozenset(  # what a request without a question mark begins with
+    "what how why who whom whose when where which can could would will should please write explain tell give list "
+    "describe show find say define translate summarize summarise compare suggest create draft".split()
+)
 
 
 def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
@@ -75,10 +80,10 @@ def from_instructions() -> Dataset:
 def check(rows: Dataset, tokenizer, max_length: int) -> list[str]:
     """What a reader should know of their pairs: those given twice, those that contradict others, those that are cut.
 
-    Raises DataError where a prompt alone takes `max_length` tokens, so that nothing of its answers would be learned.
+    Raises DataError where a prompt alone takes `max_length` tokens, so that nothing of its answers would be learned, or
+    where the answers differ only beyond them.
     """
-    found, seen = defaultdict(list), set()
-    full = {}
+    found, seen, alike, full = defaultdict(list), set(), [], {}
     for row in rows:
         number, said, answers = row["row"], row["messages"], (row["chosen"], row["rejected"])
         if (row["prompt"], *answers) in seen:
@@ -86,11 +91,21 @@ def check(rows: Dataset, tokenizer, max_length: int) -> list[str]:
         if (row["prompt"], *reversed(answers)) in seen:
             found["prefer what another row rejects"].append(number)
         seen.add((row["prompt"], *answers))
-        asked = _tokens(tokenizer, said, add_generation_prompt=True)
+        if (row["prompt"], *reversed(answers)) in _lab():
+            found["prefer what the lab's own pairs reject"].append(number)
+        if any(text.rstrip().endswith("?") for text in answers) and not _asks(row["prompt"]):
+            found["ask in an answer and not in the prompt: swapped?"].append(number)
+        asked = len(_tokens(tokenizer, said, add_generation_prompt=True))
+        whole = [_tokens(tokenizer, [*said, _message("assistant", text)]) for text in answers]
         if asked >= max_length:
             full[number] = asked
-        elif max(_tokens(tokenizer, [*said, _message("assistant", text)]) for text in answers) > max_length:
+        elif whole[0][:max_length] == whole[1][:max_length]:
+            alike.append(number)
+        elif max(map(len, whole)) > max_length:
             found[f"are cut at {max_length} tokens"].append(number)
+    if alike:
+        what = f"{len(alike)} of {len(rows)} pairs are one and the same in {max_length} tokens ({_named(alike)})"
+        raise DataError(what, got=f"cut at {max_length} tokens", remedy="Shorten these rows or drop them.")
     if full:
         raise DataError(
             f"{len(full)} of {len(rows)} pairs have a prompt that fills the context of {max_length} tokens "
@@ -124,10 +139,10 @@ def data_hash(source: str) -> str:
     return _load(source)._fingerprint  # made by datasets from the files and how they are read
 
 
-def _load(source: str) -> Dataset:
+def _load(source: str) -> Dataset | list[dict]:
     path = Path(source)
     if path.suffix in (".jsonl", ".json") or (path.suffix == ".parquet" and not path.is_file()):
-        return data.read(path, set())
+        return data.lines(path)
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source)
     if not path.exists() and not hub:
         raise DataError(
@@ -145,10 +160,11 @@ def _load(source: str) -> Dataset:
         raise DataError(f"no dataset could be read: {str(error)[:300]}", got=source, remedy=remedy) from error
 
 
-def _checked(rows: Dataset, name: str, own: bool = True) -> Dataset:
+def _checked(rows: Dataset | list[dict], name: str, own: bool = True) -> Dataset:
     """The rows in one form. Raises DataError that counts each fault and names its rows."""
-    if missing := {"chosen", "rejected"} - set(rows.column_names):
-        raise DataError(f"{name} lacks the columns {sorted(missing)}", got=rows.column_names, remedy=FORMS)
+    columns = sorted({column for row in rows for column in row})
+    if missing := {"chosen", "rejected"} - set(columns):
+        raise DataError(f"{name} lacks the columns {sorted(missing)}", got=columns, remedy=FORMS)
     faults, kept = defaultdict(list), []
     for number, row in enumerate(rows):
         try:
@@ -166,12 +182,12 @@ def _checked(rows: Dataset, name: str, own: bool = True) -> Dataset:
             faults["have the same answer as chosen and rejected"].append(number)
         elif messages[-1]["content"].strip() in (chosen.strip(), rejected.strip()):
             faults["repeat the prompt as an answer"].append(number)
-        extra = {key: row[key] for key in row if key not in ("prompt", "chosen", "rejected", "messages")}
+        extra = {key: row.get(key) for key in columns if key not in ("prompt", "chosen", "rejected", "messages")}
         kept.append(
             {"prompt": prompt, "chosen": chosen, "rejected": rejected, **extra, "messages": messages, "row": number}
         )
-    if own and not faults:
-        faults = _swapped(kept)
+    if own:
+        faults |= _swapped(kept)
     if faults:
         what = "; ".join(f"{len(numbers)} {fault} ({_named(numbers)})" for fault, numbers in faults.items())
         count = len({number for numbers in faults.values() for number in numbers})
@@ -179,7 +195,10 @@ def _checked(rows: Dataset, name: str, own: bool = True) -> Dataset:
         raise DataError(
             f"{count} of {len(rows)} pairs in {name} cannot be learned from: {what}", got=name, remedy=remedy
         )
-    return Dataset.from_list(kept)
+    try:
+        return Dataset.from_list(kept)
+    except (ValueError, TypeError) as error:  # a column beside these, of mixed types
+        raise DataError(f"a column of {name} holds several types: {error}", got=columns, remedy=FORMS) from error
 
 
 def _parts(row: dict) -> tuple[list[dict], str, str]:
@@ -191,6 +210,8 @@ def _parts(row: dict) -> tuple[list[dict], str, str]:
         before = [_message("user", prompt)] if isinstance(prompt, str) else _messages(prompt)
         return _asked(before), chosen, rejected
     chosen, rejected = _messages(chosen), _messages(rejected)
+    if not chosen or not rejected:
+        raise ValueError("have an empty answer")
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
@@ -215,16 +236,30 @@ def _asked(messages: list[dict]) -> list[dict]:
 
 def _swapped(rows: list[dict]) -> dict[str, list[int]]:
     """Rows that show, more often than not, that whole columns are swapped: nothing a single row could prove."""
-    asks = [row["row"] for row in rows if row["chosen"].rstrip().endswith("?") > row["prompt"].rstrip().endswith("?")]
-    lab = {(row["prompt"], row["chosen"], row["rejected"]) for row in data.read(data.LAB["pairs"], set())}
+    found = {}
+    for side in ("chosen", "rejected"):
+        asks = [row["row"] for row in rows if _asks(row[side]) > _asks(row["prompt"])]
+        if len(asks) > len(rows) / 2:
+            found[f"ask in {side} and not in prompt: are these columns swapped?"] = asks
+    lab = _lab()
     same = [row["row"] for row in rows if (row["prompt"], row["chosen"], row["rejected"]) in lab]
     turned = [row["row"] for row in rows if (row["prompt"], row["rejected"], row["chosen"]) in lab]
-    found = {}
-    if len(asks) > len(rows) / 2:
-        found["ask in chosen and not in prompt: are these columns swapped?"] = asks
     if len(turned) > len(same):
         found["prefer what the lab's own pairs reject: are chosen and rejected swapped?"] = turned
     return found
+
+
+def _asks(text: str) -> bool:
+    """Whether the text is put as a question or a request."""
+    first = re.match(r"\w+", text.strip().lower())
+    return text.rstrip().endswith("?") or bool(first and first[0] in ASKING)
+
+
+@cache
+def _lab() -> set[tuple[str, str, str]]:
+    """The lab's own pairs: prompt, chosen, rejected."""
+    files = (data.LAB[name] for name in ("pairs", "pairs_held_out"))
+    return {(row["prompt"], row["chosen"], row["rejected"]) for file in files for row in data.lines(file)}
 
 
 def _message(role: str, content: str) -> dict:
@@ -241,8 +276,8 @@ def _transcript(messages: list[dict]) -> str:
     return "\n".join(f"{one['role']}: {one['content']}" for one in messages)
 
 
-def _tokens(tokenizer, messages: list[dict], **options) -> int:
-    return len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"])
+def _tokens(tokenizer, messages: list[dict], **options) -> list[int]:
+    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"]
 
 
 def _named(numbers: list[int]) -> str:

@@ -1,5 +1,6 @@
 """Preference pairs of one's own: every form that trl takes, and every fault counted and named by row."""
 
+import itertools
 import json
 
 import pytest
@@ -117,14 +118,32 @@ def test_the_labs_pairs_turned_round_are_found_but_a_few_wrong_labels_are_not_re
     turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
     with pytest.raises(DataError, match="40 prefer what the lab's own pairs reject"):
         preferences.pairs(write(turned))
-    assert len(preferences.pairs(write(rows[:30] + turned[30:]))[0]) == 39
+    some, _ = preferences.pairs(write(rows[:30] + turned[30:]))
+    said = preferences.check(some, models.load("smoke")[1], 999)
+    assert any("prefer what the lab's own pairs reject (rows 31, 32, 33" in note for note in said)
+
+
+@pytest.mark.parametrize("swapped", list(itertools.permutations(("prompt", "chosen", "rejected"))))
+@pytest.mark.parametrize("name", ["pairs", "pairs_held_out"])
+def test_the_labs_columns_in_any_other_order_are_found(write, swapped, name):
+    rows = data.lines(data.LAB[name])[:300]
+    names = ("prompt", "chosen", "rejected")
+    rows = [dict(zip(names, (row[column] for column in swapped), strict=True)) for row in rows]
+    rows[7]["chosen"] = ""  # another fault beside it
+    with pytest.raises(DataError) as caught:
+        preferences.pairs(write(rows))
+    assert ("swapped?" in str(caught.value)) == (swapped != ("prompt", "chosen", "rejected"))
 
 
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
         ([{"prompt": "a", "chosen": "b"}] * 2, "lacks the columns ['rejected']"),
-        ([FORMS["plain"], FORMS["conversational"]], "one type a column"),
+        ([PLAIN, {"chosen": "b", "rejected": "c"}, {**PLAIN, "chosen": 4}], "1 have no prompt (row 1)"),
+        ([{"chosen": "b"}, PLAIN, PLAIN], "1 are no pair of texts or messages (row 0)"),
+        ([PLAIN, {**PLAIN, "chosen": 42}], "1 are no pair of texts or messages (row 1)"),
+        ([{**FORMS["conversational"], "chosen": []}, PLAIN], "1 have an empty answer (row 0)"),
+        ([{**PLAIN, "note": 1}, {**PLAIN, "note": "b"}], "several types"),
         ([{"chosen": [ASK, GOOD], "rejected": [ASK, BAD, ASK, GOOD]}] * 2, "differ in more than the last message"),
     ],
 )
@@ -132,6 +151,18 @@ def test_what_cannot_be_read_as_pairs_is_refused(write, rows, says):
     with pytest.raises(DataError) as caught:
         preferences.pairs(write(rows))
     assert says in str(caught.value)
+
+
+def test_rows_of_several_forms_are_one_set(write):
+    train, held_out = preferences.pairs(write([{**PLAIN, "prompt": f"{n}?"} for n in range(4)] + list(FORMS.values())))
+    assert len(train) + len(held_out) == 4 + len(FORMS)
+
+
+def test_answers_that_differ_only_beyond_the_context_are_refused(write):
+    long = {**PLAIN, "chosen": "so " * 80 + "yes.", "rejected": "so " * 80 + "no."}
+    train, _ = preferences.pairs(write([PLAIN, long, PLAIN]))
+    with pytest.raises(DataError, match=r"1 of \d pairs are one and the same in 64 tokens \(row 1\)"):
+        preferences.check(train, models.load("smoke")[1], 64)
 
 
 @pytest.mark.parametrize("source", ["nowhere.jsonl", "no where", "nobody/nothing"])
@@ -175,7 +206,8 @@ def test_brief_pairs_prefer_the_shorter_answer_and_ask_nothing_of_mt_bench():
 def test_a_prompt_that_is_held_out_is_not_trained_on(write):
     rows = [{**PLAIN, "prompt": f"Question {n % 50}", "rejected": f"Wrong {n}."} for n in range(300)]
     train, held_out = preferences.pairs(write(rows))
-    assert set(held_out["prompt"]) == {"Question 0"} and (len(train), len(held_out)) == (294, 6)
+    assert set(held_out["prompt"]) == {f"Question {n}" for n in range(0, 50, 10)}
+    assert (len(train), len(held_out)) == (270, 30) and not set(train["prompt"]) & set(held_out["prompt"])
     train, _ = preferences.pairs(write([{**PLAIN, "rejected": f"Wrong {n}."} for n in range(20)]))
     assert len(train) == 19  # one prompt throughout: nothing else could be trained on
 
