@@ -209,7 +209,7 @@ def test_a_prompt_that_is_held_out_is_not_trained_on(write):
     assert set(held_out["prompt"]) == {f"Question {n}" for n in range(0, 50, 10)}
     assert (len(train), len(held_out)) == (270, 30) and not set(train["prompt"]) & set(held_out["prompt"])
     train, _ = preferences.pairs(write([{**PLAIN, "rejected": f"Wrong {n}."} for n in range(20)]))
-    assert len(train) == 19  # one prompt throughout: nothing else could be trained on
+    assert len(train) == 18  # one prompt throughout: nothing else could be trained on
 
 
 def test_dpo_trains_on_conversations_and_refuses_before_it_starts(store, write):
