@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import threading
 import time
 import traceback
@@ -47,7 +48,7 @@ class Server:
                 pass
 
             def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 self.prompt = body["messages"][0]["content"]
                 with outer.lock:
                     outer.seen.append({"path": self.path, "key": self.headers.get("Authorization"), "body": body})
@@ -80,9 +81,10 @@ def send(handler, status, body: bytes, *, length=None, **headers):
     handler.wfile.flush()
 
 
-def completion(text) -> bytes:
+def completion(text, **about) -> bytes:
     usage = {"prompt_tokens": 11, "completion_tokens": 3}
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}).encode()
+    choice = {"message": {"role": "assistant", "content": text}, **about}
+    return json.dumps({"choices": [choice], "usage": usage}).encode()
 
 
 def says(text):
@@ -103,6 +105,22 @@ def slow(handler):
     send(handler, 200, completion("Verdict: A"))
 
 
+def dripping_headers(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    for n in range(12):
+        handler.wfile.write(b"X-%d: yes\r\n" % n)
+        time.sleep(0.1)
+    body = completion("Verdict: A")
+    handler.wfile.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+
+def early(handler):
+    """Interim responses without end."""
+    while True:
+        handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        time.sleep(0.01)
+
+
 def dripping(handler):
     """A good reply, a byte now and then: each read is in time, the whole is not."""
     body = b" " * 12 + completion("Verdict: A")
@@ -121,6 +139,18 @@ def key(store, monkeypatch):
     """What an endpoint needs; the store is empty, so that no reply is there from a server that had the same port."""
     monkeypatch.setenv("JUDGE_KEY", KEY)
     return {"model": "m", "key_variable": "JUDGE_KEY", "parallel": 1}
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """The waits between tries, which the test does not wait for."""
+    found = []
+
+    async def noted(seconds, stop):
+        found.append(seconds)
+
+    monkeypatch.setattr(endpoint, "_pause", noted)
+    return found
 
 
 def test_an_endpoint_judges(key):
@@ -164,13 +194,13 @@ def test_many_at_once_keep_their_order(key):
         (fails(429, Retry_After="7"), [7.0]), (fails(429, Retry_After="100000"), [60.0]), (fails(429), [1.0]),
         (fails(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), [1.0]), (fails(500), [1.0]), (fails(503), [1.0]),
         (fails(200, b"{not json"), [1.0]), (fails(200, b"[]"), [1.0]), (fails(200, b'{"choices": []}'), [1.0]),
-        (fails(200, b"\xff\xfe\x00"), [1.0]), (cut, [1.0]), (slow, [1.0]), (dripping, [1.0]),
+        (fails(200, b"\xff\xfe\x00"), [1.0]), (fails(200, b"[" * 200_000), [1.0]), (cut, [1.0]), (slow, [1.0]),
+        (dripping, [1.0]), (dripping_headers, [1.0]), (early, [1.0]),
     ],
 )  # fmt: skip
-def test_what_passes_is_tried_again(key, fault, waited):
-    pauses = []
+def test_what_passes_is_tried_again(key, pauses, fault, waited):
     with Server(fault, says("Verdict: B")) as server:
-        one = Endpoint(server.url, **key, timeout=0.6, sleep=pauses.append)
+        one = Endpoint(server.url, **key, timeout=0.6)  # for the whole request, not for each of its reads
         assert one(["p"], ("A", "B")) == [[0.0, 1.0]]
     assert pauses == waited and len(server.seen) == 2
 
@@ -182,6 +212,63 @@ def test_a_reply_without_text_is_paid_for_once_and_no_verdict(key):
         assert one(["p"], ("A", "B")) == [None]
     assert len(server.seen) == 1
     assert one.used == {"requests": 1, "prompt_tokens": 11, "completion_tokens": 3}
+
+
+def test_a_reply_that_is_cut_off_is_unreadable(key):
+    """It would have gone on: "Verdict: A is worse", perhaps."""
+    with Server(fails(200, completion("Verdict: A", finish_reason="length"))) as server:
+        assert Endpoint(server.url, **key)(["p"], ("A", "B")) == [None]
+        assert Endpoint(server.url, **key).estimate(["p"])["kept"] == 1
+
+
+def test_a_reply_in_parts_is_joined_without_its_thoughts(key):
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "Verdict"}, {"type": "text", "text": ": B"}]
+    with Server(says(parts)) as server:
+        assert Endpoint(server.url, **key).write(["p"]) == ["Verdict: B"]
+
+
+def test_half_of_a_surrogate_pair_spoils_neither_the_reply_nor_what_is_kept(key):
+    body = completion("half").replace(b"half", b"\\ud83d, whole \\ud83d\\ude00")
+    with Server(fails(200, body)) as server:
+        assert Endpoint(server.url, **key).write(["p"]) == ["\ufffd, whole \U0001f600"]
+        file = endpoint.replies_file()
+        file.write_bytes(file.read_bytes().replace(b"ufffd", b"ud83d"))  # as it was kept before
+        one = Endpoint(server.url, **key)
+        (said,) = one.write(["p"])
+        assert said.encode() and one.spent()["requests"] == 0
+        assert one.estimate(["\ud83d"])["requests"] == 1 and one.write(["\ud83d"])
+        assert server.seen[-1]["body"]["messages"][0]["content"] == "\ufffd"
+
+
+def test_an_error_under_status_200_is_told_without_the_key(key, pauses):
+    body = json.dumps({"error": {"message": f"no credit left for {KEY}", "code": 402}}).encode()
+    with Server(fails(200, body)) as server, pytest.raises(ModelError, match=r"no credit left for \[key\]"):
+        Endpoint(server.url, **key, tries=2)(["p"], ("A", "B"))
+    assert pauses == [1.0]
+
+
+def reasons(handler):
+    """As OpenAI's reasoning models: no temperature, and the limit under another name."""
+    if "max_tokens" in handler.body:
+        message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
+    elif "temperature" in handler.body:
+        message = "Unsupported value: 'temperature' does not support 0 with this model. Only the default is supported."
+    else:
+        return says("Verdict: A")(handler)
+    fails(400, json.dumps({"error": {"message": message}}).encode())(handler)
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_a_reasoning_model_is_asked_in_its_own_way(key, parallel):
+    with Server(reasons) as server:
+        one = Endpoint(server.url, **{**key, "parallel": parallel}, tries=1, max_tokens=77)
+        assert one(["p"] * 8, ("A", "B")) == [[1.0, 0.0]] * 8
+        last = server.seen[-1]["body"]
+        assert last["max_completion_tokens"] == 77 and not {"max_tokens", "temperature"} & set(last)
+        assert len(server.seen) <= 8 + 2 * parallel  # learnt once, not with every prompt
+    with Server(fails(400, b"temperature and max_tokens are odd")) as server, pytest.raises(ModelError, match="odd"):
+        Endpoint(server.url, **key)(["p"], ("A", "B"))
+    assert len(server.seen) == 2
 
 
 @pytest.mark.parametrize("usage", [None, [], "none", {"prompt_tokens": None}, {"completion_tokens": "3"}])
@@ -214,10 +301,9 @@ def test_what_was_paid_for_is_not_asked_again(key):
     assert KEY not in endpoint.replies_file().read_text()
 
 
-def test_what_does_not_pass_is_given_up(key):
-    pauses = []
+def test_what_does_not_pass_is_given_up(key, pauses):
     with Server(fails(500, b"down")) as server, pytest.raises(ModelError, match=r"within 4 tries.*HTTP 500: down"):
-        Endpoint(server.url, **key, tries=4, sleep=pauses.append)(["p"], ("A", "B"))
+        Endpoint(server.url, **key, tries=4)(["p"], ("A", "B"))
     assert pauses == [1.0, 2.0, 4.0] and len(server.seen) == 4
     with pytest.raises(ModelError, match="ConnectError"):
         Endpoint("http://127.0.0.1:9/v1", **key, tries=1)(["p"], ("A", "B"))
@@ -228,10 +314,50 @@ def test_a_refusal_is_not_tried_again_and_no_redirect_gets_the_key(key, status):
     with Server(says("Verdict: A")) as other, Server(fails(status, b"wrong", Location=other.url)) as server:
         with pytest.raises(ModelError, match=f"HTTP {status}: wrong.*JUDGE_KEY"):
             Endpoint(server.url, **key)(["p"] * 50, ("A", "B"))
-        assert len(server.seen) <= 2 and not other.seen
+        assert len(server.seen) == 1 and not other.seen
 
 
-def test_the_key_shows_nowhere(key, tmp_path, capfd, monkeypatch, caplog):
+def mixed(handler):
+    """One prompt is refused, one is to wait, one takes its time; others would be answered."""
+    if handler.prompt == "slow":
+        time.sleep(0.5)
+    if handler.prompt == "bad":
+        time.sleep(0.1)  # the others have come by then
+        fails(401, b"refused")(handler)
+    elif handler.prompt == "busy":
+        fails(429, Retry_After="50")(handler)
+    else:
+        says("Verdict: A")(handler)
+
+
+def test_after_a_fault_nothing_more_is_asked_and_nobody_waits(key):
+    """With four at once as well; what was on its way, and is paid for, is kept."""
+    with Server(mixed) as server:
+        started = time.monotonic()
+        with pytest.raises(ModelError, match="HTTP 401: refused"):
+            Endpoint(server.url, **{**key, "parallel": 3})(["busy", "slow", "bad"] + ["p"] * 50, ("A", "B"))
+        assert time.monotonic() - started < 5  # not the 50 seconds of Retry-After
+        asked = sorted(row["body"]["messages"][0]["content"] for row in server.seen)
+        assert asked == ["bad", "busy", "slow"]
+        assert Endpoint(server.url, **key).estimate(["slow"])["kept"] == 1
+
+
+def test_an_interrupt_is_not_waited_for(key):
+    """Neither the requests on their way nor the waits between tries go on after it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Server(lambda handler: mixed(handler) if handler.prompt == "busy" else time.sleep(3)) as server:
+            end = threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+            end.start()
+            started = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                Endpoint(server.url, **{**key, "parallel": 2})(["busy", "silent", "p"], ("A", "B"))
+            assert time.monotonic() - started < 2.5 and len(server.seen) == 2
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_key_shows_nowhere(key, pauses, tmp_path, capfd, monkeypatch, caplog):
     """Not in an error, its traceback or its causes, not in repr or fields, not printed, logged or written."""
     caplog.set_level("DEBUG")
     monkeypatch.chdir(tmp_path)
@@ -240,7 +366,7 @@ def test_the_key_shows_nowhere(key, tmp_path, capfd, monkeypatch, caplog):
     shown = []
     for behave in (fails(401, echo), fails(500, echo), fails(200, echo), cut):
         with Server(behave) as server:
-            one = Endpoint(server.url, **key, tries=2, sleep=lambda seconds: None)
+            one = Endpoint(server.url, **key, tries=2)
             with pytest.raises(LabError) as caught:
                 one(["p"], ("A", "B"))
             assert server.seen[0]["key"] == f"Bearer {KEY}"  # it was sent, so it could have leaked
