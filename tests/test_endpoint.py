@@ -27,11 +27,29 @@ KEY = "sk-test-5f1c0a9e77"
         ("A good answer is hard to find", None), ("", None), ("Verdict: C", None), ("Verdict: About the same", None),
         ("Verdict: Answer A", "A"), ("Verdict: Option B", "B"), ("Verdict: __B__", "B"), ("__A__", "A"),
         ("**Verdict:** the better answer is B", "B"), ("VERDICT - (A)", "A"), ("Verdict: AB", None),
-        ("Verdict: the same", None), ("verdictA", None),
+        ("Verdict: the same", None), ("verdictA", None), ("verdict: b", "B"), ("VERDICT: a.", "A"), ("b", "B"),
+        ('My verdict is: "Verdict: B".', "B"), ("**Verdict:**\n\n**A**\n", "A"), ("Verdict: A\r\nThanks.", "A"),
+        ("Verdict: A\nThis verdict is about brevity.", "A"), ("Verdict: A tie.", None), ("Verdict: A?", None),
+        ("Verdict: A is worse than B", None), ("Verdict: A or B", None), ("Verdict: A, B", None),
+        ('I must end with "Verdict: A" or "Verdict: B". Let me', None),
+        ('I must end with "Verdict: A" or "Verdict: B".', None),
+        ('Either "Verdict: A" or "Verdict: B".\nIt is short.\nVerdict: A', "A"),
     ],
 )  # fmt: skip
 def test_verdicts_are_read_or_not_at_all(reply, expected):
     assert verdict(reply, ("A", "B")) == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("Verdict: 4", "4"), ("Verdict: **5**.", "5"), ("3", "3"), ("Verdict: 4.5", None), ("Verdict: 4/5", None),
+        ("Verdict: -1", None), ("-1", None), ("Verdict: 10", None), ("Verdict: 0", None), ("Verdict: 6", None),
+        ("Verdict: 2 to 3", None), ("Verdict: 2-3", None), ("Verdict: .5", None), ("4.5", None),
+    ],
+)  # fmt: skip
+def test_grades_are_whole_and_within_the_scale_or_unreadable(reply, expected):
+    assert verdict(reply, judge.GRADES) == expected
 
 
 class Server:

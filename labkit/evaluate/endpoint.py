@@ -225,12 +225,17 @@ class Endpoint:
 
 
 def verdict(reply: str, options: Sequence[str]) -> str | None:
-    """The option that the reply names last as its verdict ("Verdict: A"), or that is all it says; else None."""
-    names = "|".join(map(re.escape, options))
-    between = r"(?i:verdict(?:[\W_]|is|the|better|answer|option)*)"
-    found = re.findall(rf"{between}(?<![A-Za-z0-9])({names})(?![A-Za-z0-9])", reply)
-    alone = re.fullmatch(rf"[\W_]*({names})[\W_]*", reply)
-    return found[-1] if found else alone[1] if alone else None
+    """The option that the last line with a verdict ends in ("Verdict: A"), or that is all the reply says; else None.
+
+    What goes on after the letter ("Verdict: A tie", "Verdict: A is worse than B", "Verdict: 4.5"), and a line that
+    names two verdicts, as one that repeats the question does, is no verdict.
+    """
+    letter = rf"(?<![A-Za-z0-9.−–-])({'|'.join(map(re.escape, options))})(?![A-Za-z0-9])"
+    said, end = rf"verdict(?:[\W_]|is|the|better|answer|option)*{letter}", r"(?:[^\w?\n]|_)*"
+    found = [line[2] for line in re.finditer(rf"(?im)^(?:(?!{said}).)*{said}{end}$", reply)]  # [1] is of (?!...)
+    alone = re.fullmatch(rf"(?i)[\W_]*{letter}[\W_]*", reply)
+    chosen = found[-1] if found else alone[1] if alone else ""
+    return next((option for option in options if option.lower() == chosen.lower()), None)
 
 
 def _accepted(settings: dict, complaint: str) -> dict:
