@@ -458,12 +458,19 @@ def test_a_notebook_judged_by_an_endpoint_keeps_no_key(key, store):
     options = {"model": "smoke", "judge": "m", "key_variable": "JUDGE_KEY"}
     with Server(says("Verdict: A")) as server:
         folder = run_notebook("12_llm_as_judge", {**options, "base_url": server.url})
+        asked = len(server.seen)
+        second = run_notebook("12_llm_as_judge", {**options, "base_url": server.url})
+        again = json.loads((second / "record.json").read_text())
+        assert len(server.seen) == asked  # all is kept, and reading a file is no pace of a judge
+        assert "seconds_per_verdict" not in again["metrics"]
+        assert "seconds a verdict" not in {one["name"] for one in again["verdicts"][0]["evidence"]}
     assert {row["key"] for row in server.seen} == {f"Bearer {KEY}"}
     found = json.loads((folder / "record.json").read_text())["metrics"]
     assert found["position_influence"] == 1.0 and found["may_be_used"] == 0
     book = next(folder.glob("*.ipynb")).read_text()
     announced = int(re.search(r"requests\s+tokens_in.*?\\n\D*(\d+)", book, re.S)[1])
     assert 0 < len(server.seen) <= announced
+    assert found["seconds_per_verdict"] > 0 and found["unreadable"] == 0
     with Server(fails(401, f"invalid key {KEY}".encode())) as server, pytest.raises(LabError) as caught:
         run_notebook("12_llm_as_judge", {**options, "base_url": server.url})
     shown = [str(caught.value), "".join(traceback.format_exception(caught.value))]

@@ -83,7 +83,11 @@ class JudgeConfig(Config):
     key_variable: str = option("OPENAI_API_KEY", "The environment variable that holds the API's key; never the key.")
     price_in: float = option(0.0, "Price of a million tokens sent; 0: not known.", low=0.0, high=1e6)
     price_out: float = option(0.0, "Price of a million tokens received; 0: not known.", low=0.0, high=1e6)
-    timeout: float = option(60.0, "Seconds for one request.", low=0.1, high=3600.0, unit="seconds")
+    timeout: float = option(60.0, "Seconds for one whole request.", low=0.1, high=3600.0, unit="seconds")
+    max_tokens: int = option(
+        256, "Tokens that a judge at base_url may write; one that thinks first needs thousands.", low=1, high=1_000_000,
+        unit="tokens",
+    )  # fmt: skip
     judged_pairs: int = option(
         60, "Pairs of answers in the audit; each is judged twice.", low=4, high=100_000, unit="pairs"
     )
