@@ -103,6 +103,36 @@ def test_a_killed_writer_leaves_the_others_whole(store):
     assert votes.read()[-1]["id"] == "after" and len(votes.read()) >= len(whole)
 
 
+WHOLE = {**battle("x", "y", "whole"), "choice": "a", "voter": votes.HUMAN, "time": "2026-01-01T00:00:00"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"models": None}, {"models": {"a": "x"}}, {"models": {"a": "x", "b": ["y"]}}, {"models": {"a": "x", "b": "x"}},
+        {"id": ["whole"]}, {"id": None}, {"choice": "c"}, {"choice": ["a"]}, {"voter": "somebody"}, {"answers": "xy"},
+        {"answers": {"a": "x", "b": None}}, {"prompt": 1}, {"question": ["q"]}, {"seconds": "4"},
+        {"seconds": float("nan")}, {"time": 0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_line_that_is_no_vote_stops_no_view(store, wrong):
+    votes.votes_file().parent.mkdir(parents=True)
+    lines = [json.dumps({**WHOLE, **wrong}), "[" * 200_000, json.dumps({**WHOLE, "id": "good"})]
+    votes.votes_file().write_text("\n".join(lines) + "\n")
+    with pytest.warns(UserWarning, match="2 unreadable line"):
+        assert [vote["id"] for vote in votes.read()] == ["good"]
+    with pytest.warns(UserWarning, match="2 unreadable line"):
+        assert Vote(SAID, seed=0).state["total"] == 0
+    assert votes.add(battle(number="after"), "a", votes.HUMAN)
+
+
+def test_what_could_not_be_read_again_is_not_written(store):
+    with pytest.raises(DataError, match="a battle must have an id, two models"):
+        votes.add({**battle(), "id": 7}, "a", votes.HUMAN)
+    assert votes.read() == []
+
+
 def test_a_torn_line_is_told_and_harms_no_other(store):
     votes.add(battle(number="first"), "a", votes.HUMAN)
     with votes.votes_file().open("ab") as file:

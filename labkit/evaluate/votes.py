@@ -28,9 +28,13 @@ def votes_file() -> Path:
 def add(battle: dict, choice: str, voter: str, file: Path | None = None, **about) -> bool:
     """Append the vote; True once it is on the disk, False where this battle has its vote already.
 
-    about: more to keep with it, such as seconds. Raises ConfigError for an unknown choice or voter.
+    about: more to keep with it, such as seconds. Raises ConfigError for an unknown choice or voter, DataError for a
+    battle that `read` would not take for one.
     """
     vote = filled(battle, choice, voter, **about)
+    if not _is_vote(vote):
+        remedy = "Take one from arena.new_battle."
+        raise DataError("a battle must have an id, two models, a prompt and two answers", got=battle, remedy=remedy)
     file = file or votes_file()
     file.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -38,6 +42,7 @@ def add(battle: dict, choice: str, voter: str, file: Path | None = None, **about
         fcntl.flock(handle, fcntl.LOCK_EX)  # closing the file gives it back, also where the process is killed
         known = _everything(handle)
         if vote["id"] in {one["id"] for one in _parsed(known)[0]}:
+            os.fsync(handle)  # the disk may have failed when it was written
             return False
         line = json.dumps(vote, ensure_ascii=True).encode() + b"\n"
         line = line if known.endswith(b"\n") or not known else b"\n" + line  # what a crash tore stays, on a line alone
@@ -60,7 +65,7 @@ def filled(battle: dict, choice: str, voter: str, **about) -> dict:
 def read(file: Path | None = None, voter: str | None = None, among=None) -> list[dict]:
     """The votes in order, each id once; of one voter, and between the models `among`, where given.
 
-    A line that cannot be read, as a crash leaves it, is left out with a warning that counts such lines.
+    A line that is no vote, as a crash or an editor leaves it, is left out with a warning that counts such lines.
     """
     file = file or votes_file()
     if not file.exists():
@@ -72,7 +77,8 @@ def read(file: Path | None = None, voter: str | None = None, among=None) -> list
     finally:
         os.close(handle)
     if torn:
-        warnings.warn(f"{torn} unreadable line(s) in {file} left out: a vote was cut off in writing.", stacklevel=2)
+        why = "cut off in writing, or changed by hand"
+        warnings.warn(f"{torn} unreadable line(s) in {file} left out: {why}.", stacklevel=2)
     among = set(among) if among is not None else None
     return [
         vote for vote in votes
@@ -132,10 +138,27 @@ def _parsed(content: bytes) -> tuple[list[dict], int]:
     for line in filter(None, content.split(b"\n")):
         try:
             vote = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             vote = None
-        if isinstance(vote, dict) and set(vote) >= KEYS:
+        if _is_vote(vote):
             votes.setdefault(vote["id"], vote)
         else:
             torn += 1
     return list(votes.values()), torn
+
+
+def _is_vote(vote) -> bool:
+    """Whether it has all that the arena reads of a vote, in the form in which `filled` makes it."""
+    if not isinstance(vote, dict) or not set(vote) >= KEYS:
+        return False
+    if not all(isinstance(vote[name], dict) and set(vote[name]) == {"a", "b"} for name in ("models", "answers")):
+        return False
+    texts = [vote["id"], vote["prompt"], vote["time"], vote.get("question", "")]
+    texts += [*vote["models"].values(), *vote["answers"].values()]
+    if not all(isinstance(text, str) for text in texts) or vote["models"]["a"] == vote["models"]["b"]:
+        return False
+    seconds = vote.get("seconds", 0)
+    return (
+        vote["choice"] in CHOICES and vote["voter"] in (HUMAN, SCRIPTED)
+        and isinstance(seconds, int | float) and 0 <= seconds < float("inf")
+    )  # fmt: skip
