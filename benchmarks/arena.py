@@ -4,7 +4,8 @@
 
 Strengths are drawn from a normal distribution, votes from them, and `arena.ratings` has only the votes. Ties come about
 in three ways: "half" keeps the expected score; "Davidson" is his model (1970); "abstains" is a voter who abstains,
-whatever the strengths. Writes benchmarks/ARENA.md and arena.json.
+whatever the strengths. Ties count as "half" a win each, or `ratings` has its default and they "drop" out; where there
+are none the two are the same. Writes benchmarks/ARENA.md and arena.json.
 """
 
 import argparse

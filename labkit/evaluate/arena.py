@@ -1,8 +1,8 @@
 """The arena: which two answers to put side by side, and the ratings that blind votes on them give.
 
-Bradley and Terry (1952) give each model a strength theta, such that model i beats model j with probability
-sigma(theta_i - theta_j). A tie counts as half a win for each, so strengths are the log-odds of the expected score;
-both_bad is counted apart and rates nobody.
+Bradley and Terry (1952) give each model a strength theta, such that model i wins a decided vote against model j with
+probability sigma(theta_i - theta_j). A tie says nothing of who is stronger and is left out; both_bad is counted apart
+and rates nobody.
 """
 
 from collections import Counter
@@ -41,11 +41,15 @@ def new_battle(said: dict[str, list[dict]], votes: list[dict], rng: np.random.Ge
 
 @dataclass(frozen=True)
 class Ratings:
-    """Bradley-Terry strengths in log-odds, around 0 over the models that could be rated; arrays follow `models`.
+    """Bradley-Terry strengths in log-odds; arrays follow `models`.
+
+    Strengths are centred: their mean over the models with a finite one is 0. So a strength, and its interval, is about
+    the middle of just these models, and another model beside them moves it; `difference` does not depend on that.
 
     low, high: 95% intervals, one model at a time. draws (resamples, models): the bootstrap's strengths. A model that
     won or lost everything has the strength inf or -inf and an interval with one finite end; one that cannot be compared
-    has nan. notes: what was said of such models. wins: wins[i, j], ties as halves.
+    has nan. notes: what was said of such models. wins: wins[i, j], what the strengths were found from: without ties, or
+    with ties as halves.
     """
 
     models: tuple[str, ...]
@@ -66,7 +70,7 @@ class Ratings:
                 "model": self.models[n], "strength": float(self.strengths[n]),
                 "95% interval": f"[{self.low[n]:.2f}, {self.high[n]:.2f}]",
                 "Elo points": f"{1000 + ELO * self.strengths[n]:.0f}",
-                "votes": f"{self.wins[n].sum() + self.wins[:, n].sum():.0f}", "voter": self.voter,
+                "votes that count": f"{self.wins[n].sum() + self.wins[:, n].sum():.0f}", "voter": self.voter,
             }
             for n in order
         ]  # fmt: skip
@@ -88,15 +92,17 @@ class Ratings:
         return float(gap), float(low), float(high)
 
 
-def ratings(votes: list[dict], models=None, *, draws: int = 500, seed: int = 0, ties: str = "half") -> Ratings:
+def ratings(votes: list[dict], models=None, *, draws: int = 500, seed: int = 0, ties: str = "drop") -> Ratings:
     """Ratings by choix, with intervals from the normal bootstrap over votes (Efron and Tibshirani 1993, chapter 13).
 
-    models: those to rate, all where none are given; votes on others are left out. ties: "half" a win each, or "drop",
-    right where voters merely abstain or ties follow Davidson's model (1970). Raises DataError where there is no vote,
-    or votes of several voters are mixed; ConfigError for another `ties`.
+    models: those to rate, all where none are given; votes on others are left out. ties: with "drop" a strength is the
+    log-odds of winning a decided vote, whether ties come at any rate of their own or more between equals, as in
+    Davidson's model (1970); with "half", half a win for each, it is the log-odds of the expected score, which every tie
+    pulls towards 0. Without ties both are the same. Raises DataError where there is no vote, or votes of several voters
+    are mixed; ConfigError for another `ties`.
     """
     if ties not in ("half", "drop"):
-        raise ConfigError("ties must be half or drop", got=ties, remedy='Write ties = "half".')
+        raise ConfigError("ties must be half or drop", got=ties, remedy='Write ties = "drop".')
     voters = sorted({vote["voter"] for vote in votes})
     if len(voters) != 1:
         raise DataError("votes must be there, and of one voter", got=voters, remedy="Read them with voter=...")
@@ -122,9 +128,9 @@ def ratings(votes: list[dict], models=None, *, draws: int = 500, seed: int = 0, 
 
 
 def elo(votes: list[dict], models, *, k: float = 16.0, start: float = 1000.0) -> np.ndarray:
-    """Elo's ratings (models,) after the votes in the order given; another order gives others."""
+    """Elo's ratings (models,) after the votes in the order given; another order gives others. A tie is half a win."""
     rating = dict.fromkeys(models, start)
-    for vote in votes:
+    for vote in _among(votes, models):
         if vote["choice"] != "both_bad":
             a, b = vote["models"]["a"], vote["models"]["b"]
             step = k * (_score(vote) - special.expit((rating[a] - rating[b]) / ELO))
@@ -132,19 +138,26 @@ def elo(votes: list[dict], models, *, k: float = 16.0, start: float = 1000.0) ->
     return np.array([rating[name] for name in models])
 
 
-def next_pair(votes: list[dict], pairs: list[tuple[str, str]], rng: np.random.Generator) -> tuple[str, str]:
+def next_pair(
+    votes: list[dict], pairs: list[tuple[str, str]], rng: np.random.Generator, models=None
+) -> tuple[str, str]:
     """The pair whose vote is expected to reduce the summed variance of all strengths most; chance among equals.
 
-    One vote on a pair adds the information w = p (1 - p) along x = e_i - e_j; by Sherman and Morrison the trace of the
-    covariance P falls by w |P x|^2 / (1 + w x'P x).
+    One decided vote on a pair adds the information w = p (1 - p) along x = e_i - e_j; by Sherman and Morrison the trace
+    of the covariance P falls by w |P x|^2 / (1 + w x'P x). The pair's share of decided votes up to now, with one more
+    taken for decided, is the chance that its next one is. models: all that are rated, those of the pairs where none
+    are given.
     """
-    models = sorted({name for pair in pairs for name in pair})
+    models = sorted(models or {name for pair in pairs for name in pair})
     spread, share = covariance(votes, models)
+    asked = Counter(frozenset(vote["models"].values()) for vote in votes)
+    decided = Counter(frozenset(vote["models"].values()) for vote in votes if vote["choice"] in ("a", "b"))
     gains = []
     for one, two in pairs:
         i, j = models.index(one), models.index(two)
         column, w = spread[:, i] - spread[:, j], share[i, j] * share[j, i]
-        gains.append(w * (column @ column) / (1 + w * (column[i] - column[j])))
+        chance = (decided[frozenset((one, two))] + 1) / (asked[frozenset((one, two))] + 1)
+        gains.append(chance * w * (column @ column) / (1 + w * (column[i] - column[j])))
     best = np.flatnonzero(np.isclose(gains, max(gains), rtol=1e-6))
     return pairs[rng.choice(best)]
 
@@ -152,9 +165,9 @@ def next_pair(votes: list[dict], pairs: list[tuple[str, str]], rng: np.random.Ge
 def covariance(votes: list[dict], models) -> tuple[np.ndarray, np.ndarray]:
     """(covariance of the strengths by Fisher's information, sigma(theta_i - theta_j)), each (models, models).
 
-    Every pair is taken to have met once without a decision, so that it exists from the first vote on.
+    Of decided votes. Every pair is taken to have met once more without a winner, so that it exists from the start.
     """
-    wins = _wins(*_scores(_among(votes, models), models, "half"), len(models)) + (1 - np.eye(len(models))) / 2
+    wins = _wins(*_scores(_among(votes, models), models, "drop"), len(models)) + (1 - np.eye(len(models))) / 2
     strengths = _fit(wins)
     share = special.expit(strengths[:, None] - strengths)
     weight = (wins + wins.T) * share * share.T
@@ -220,10 +233,12 @@ def _core(wins: np.ndarray, models) -> tuple[np.ndarray, list[str]]:
     for n in set(range(len(models))) - set(core):
         won, lost = wins[n, core].sum(), wins[core, n].sum()
         if not won and not lost:
-            notes.append(f"{models[n]} has not met the rated models: it cannot be placed among them.")
+            notes.append(f"{models[n]} has no decided vote with the rated models: it cannot be placed among them.")
         else:
             what = "won" if won else "lost"
-            notes.append(f"{models[n]} {what} all of its {won + lost:g} votes with them: no limit to its strength.")
+            notes.append(
+                f"{models[n]} {what} all of its {won + lost:g} decided votes with them: no limit to its strength."
+            )
     return core, notes
 
 
