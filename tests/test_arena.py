@@ -293,16 +293,39 @@ def test_a_battle_hides_nothing_wrong_and_turns_its_sides():
         assert one["answers"] == {s: f"{one['models'][s]} says {one['question']}" for s in "ab"}
     first = [one["models"]["a"] for one in found if set(one["models"].values()) == {"one", "two"}]
     assert 0.25 < first.count("one") / len(first) < 0.75
-    asked, cast_so_far = set(), []
-    for _ in range(12):  # a pair is asked everything before anything twice
-        pair = {name: SAID[name] for name in ("one", "two")}
-        new = arena.new_battle(pair, cast_so_far, rng)
-        cast_so_far.append(votes.filled(new, "a", votes.SCRIPTED))
-        asked.add(new["question"])
-    assert len(asked) == 12
     mostly = [{**row, "text": "new" if row["id"] == "7" else row["text"]} for row in SAID["one"]]
-    assert arena.new_battle({"one": SAID["one"], "other": mostly}, [], rng)["question"] == "7"  # where they differ
+    differing = {"one": SAID["one"], "other": mostly}
+    first = arena.new_battle(differing, [], rng)
+    assert first["question"] == "7"  # where they differ
+    assert (
+        arena.new_battle(differing, [votes.filled(first, "tie", votes.HUMAN)], rng) is None
+    )  # the others tell nothing
     assert len(set(arena.new_battle({"one": SAID["one"], "copy": SAID["one"]}, [], rng)["answers"].values())) == 1
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_no_pair_is_asked_a_question_twice(adaptive):
+    rng, cast_so_far = np.random.default_rng(0), []
+    while new := arena.new_battle(SAID, cast_so_far, rng, adaptive):
+        cast_so_far.append(votes.filled(new, rng.choice(["a", "b", "tie", "both_bad"]), votes.SCRIPTED))
+    asked = {(frozenset(vote["models"].values()), vote["question"]) for vote in cast_so_far}
+    assert len(asked) == len(cast_so_far) == 3 * 12  # every pair everything, once
+
+
+def test_answers_are_matched_by_question():
+    """Whatever their order, and where one model has more of them."""
+    turned = {
+        "one": SAID["one"],
+        "two": [*SAID["two"][::-1], {"id": "x", "prompt": "What is x?", "text": "two says x"}],
+    }
+    for seed in range(30):
+        new = arena.new_battle(turned, [], np.random.default_rng(seed))
+        assert new["answers"] == {side: f"{new['models'][side]} says {new['question']}" for side in "ab"}
+        assert new["prompt"] == f"What is {new['question']}?" and new["question"] != "x"
+    with pytest.raises(DataError, match="a question in common; got"):
+        arena.new_battle({"one": SAID["one"][:3], "two": SAID["two"][3:]}, [], np.random.default_rng(0))
+    with pytest.raises(ConfigError, match=r"said must hold two models.*; got \['one'\]"):
+        Vote({"one": SAID["one"]})
 
 
 def test_votes_needed_gives_its_power():
@@ -376,7 +399,34 @@ def test_the_view_says_when_a_vote_cannot_be_kept(store, monkeypatch):
     monkeypatch.setattr(votes, "add", full)
     view.vote("a")
     assert "No space left" in view.state["error"] and view.state["reveal"] == {}
-    monkeypatch.undo()
+
+
+def test_after_a_fault_of_the_disk_the_view_shows_the_choice_that_is_in_the_file(store, monkeypatch):
+    def failing(handle):
+        raise OSError("Input/output error")
+
+    view = Vote(SAID, seed=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        view.vote("a")  # the line is written, and nobody knows whether it is on the disk
+    assert "not sure" in view.state["error"] and view.state["reveal"] == {}
+    view.vote("b")
+    assert view.state["chosen"] == "a" and view.state["error"] == "" and view.state["reveal"]
+    assert [vote["choice"] for vote in votes.read()] == ["a"] and view.state["mine"] == view.state["total"] == 1
+
+
+def test_the_view_says_when_all_is_voted_on(store):
+    said = {name: rows[:2] for name, rows in SAID.items() if name != "three"}
+    view = Vote(said, seed=0)
+    for _ in range(2):
+        assert view.battle["id"]
+        view.vote("tie")
+        view.next()
+    assert view.battle["id"] == "" and "voted on every question" in view.battle["prompt"]
+    view.vote("a")  # there is nothing to vote on
+    view._heard({"do": "vote", "choice": "a", "id": ""})
+    assert view.state["total"] == 2 and view.state["chosen"] == "" and view.state["reveal"] == {}
+    assert Vote(said).battle["id"] == ""
 
 
 def test_hostile_answers_are_kept_as_they_are_and_shown_as_text(store):

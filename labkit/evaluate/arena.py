@@ -21,21 +21,38 @@ SPARE = 0.1  # wins added each way to every pair that has met: keeps a resample 
 ELO = 400 / np.log(10)  # Elo points per unit of theta
 
 
-def new_battle(said: dict[str, list[dict]], votes: list[dict], rng: np.random.Generator, adaptive: bool = True) -> dict:
+def new_battle(
+    said: dict[str, list[dict]], votes: list[dict], rng: np.random.Generator, adaptive: bool = True
+) -> dict | None:
     """A battle to vote on: {id, models {a, b}, prompt, question, answers {a, b}}, its sides drawn by chance.
 
-    said: each model's rows {id, prompt, text} to the same questions. The pair is `next_pair`'s, or a random one; the
-    prompt is one on which its answers differ (any, where none do), if possible one it has not been voted on.
+    said: each model's rows {id, prompt, text}, matched by id. A pair is asked a question on which its answers differ
+    (any, where none do), and never twice: that would not be another vote, but the same one again. The pair is
+    `next_pair`'s, or a random one, of those with a question left; None where no pair has one. Raises ConfigError for
+    fewer than two models, DataError for two without a question in common.
     """
-    pairs = list(combinations(said, 2))
-    pair = next_pair(votes, pairs, rng) if adaptive else pairs[rng.integers(len(pairs))]
-    one, two = (said[name] for name in pair)
-    differ = [n for n in range(len(one)) if one[n]["text"].strip() != two[n]["text"].strip()] or range(len(one))
-    seen = {vote.get("question") for vote in votes if set(vote["models"].values()) == set(pair)}
-    place = rng.choice([n for n in differ if one[n]["id"] not in seen] or differ)
+    if len(said) < 2:
+        remedy = "Give the answers of two models or more."
+        raise ConfigError("said must hold two models to put side by side", got=list(said), remedy=remedy)
+    rows = {name: {row["id"]: row for row in answers} for name, answers in said.items()}
+    seen = {(frozenset(vote["models"].values()), vote.get("question")) for vote in votes}
+    left = {}
+    for pair in combinations(said, 2):
+        one, two = (rows[name] for name in pair)
+        shared = [number for number in one if number in two]
+        if not shared:
+            remedy = "Give answers to the same questions, with the same ids."
+            raise DataError("two models must have a question in common", got=list(pair), remedy=remedy)
+        differ = [n for n in shared if one[n]["text"].strip() != two[n]["text"].strip()]
+        left[pair] = [n for n in differ or shared if (frozenset(pair), n) not in seen]
+    pairs = [pair for pair, numbers in left.items() if numbers]
+    if not pairs:
+        return None
+    pair = next_pair(votes, pairs, rng, said) if adaptive else pairs[rng.integers(len(pairs))]
+    question = left[pair][rng.integers(len(left[pair]))]
     a, b = pair if rng.random() < 0.5 else pair[::-1]
-    answers = {side: said[name][place]["text"] for side, name in (("a", a), ("b", b))}
-    about = {"prompt": said[a][place]["prompt"], "question": said[a][place]["id"]}
+    answers = {side: rows[name][question]["text"] for side, name in (("a", a), ("b", b))}
+    about = {"prompt": rows[a][question]["prompt"], "question": question}
     return {"id": uuid4().hex, "models": {"a": a, "b": b}, **about, "answers": answers}
 
 

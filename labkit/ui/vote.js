@@ -1,5 +1,6 @@
 // Blind votes: plain HTML. Python sends `battle` (prompt and answers, no names) and `state` (counts, and after the vote
-// the names). Answers are set as text, never as markup. Keys count only while the focus is inside the view.
+// the names). A battle without an id is none: its prompt says that all is voted on. Answers are set as text, never as
+// markup. Keys count only while the focus is inside the view.
 
 const CHOICES = [
   ["a", "A is better", "1", "a"], ["b", "B is better", "2", "b"], ["tie", "Tie", "3", "t"], ["both_bad", "Both bad", "4", "x"],
@@ -34,6 +35,7 @@ function render({ model, el }) {
     made.addEventListener("click", () => vote(choice));
     return [choice, made];
   });
+  const panes = element("div", { class: "panes" }, sides.a.pane, sides.b.pane);
   const next = element("button", { type: "button", class: "next", title: "Key n or Enter", "aria-keyshortcuts": "n Enter" },
     "Next pair ", element("kbd", {}, "n"));
   next.addEventListener("click", () => go());
@@ -44,7 +46,7 @@ function render({ model, el }) {
   root.append(
     element("div", { class: "bar" }, element("b", { id: `${id}-title` }, "Which answer is better?"), progress, count),
     prompt,
-    element("div", { class: "panes" }, sides.a.pane, sides.b.pane),
+    panes,
     element("div", { class: "bar", role: "group", "aria-label": "your vote" }, ...buttons.map(([, made]) => made), next),
     element("div", { class: "bar" }, status), trouble,
     element("small", { id: `${id}-help` }, "Keys, after a click in here: 1 or a, 2 or b, 3 or t (tie), 4 or x (both bad), n (next)."));
@@ -76,23 +78,27 @@ function render({ model, el }) {
     const battle = model.get("battle");
     prompt.textContent = battle.prompt || "";
     for (const side of ["a", "b"]) sides[side].text.textContent = battle[side] || "(no answer)";
+    panes.style.display = battle.id ? "" : "none"; // its own display would outdo `hidden`
     root.dataset.battle = battle.id || "";
   }
   function showState() {
     const state = model.get("state");
     const done = Boolean(state.chosen);
+    const over = !model.get("battle").id;
     if (state.error) sent = ""; // it may be tried again
     for (const side of ["a", "b"]) {
       sides[side].name.textContent = done ? ` ${state.reveal[side]}` : "";
       sides[side].pane.classList.toggle("chosen", state.chosen === side || state.chosen === "tie");
     }
     for (const [choice, made] of buttons) {
+      made.hidden = over;
       made.setAttribute("aria-disabled", String(done)); // not `disabled`, which drops the focus, and keys with it
       made.classList.toggle("primary", state.chosen === choice);
     }
     next.hidden = !done;
     const label = CHOICES.find(([choice]) => choice === state.chosen)?.[1];
-    status.textContent = done ? `Kept: ${label}. A was ${state.reveal.a}, B was ${state.reveal.b}.` : "The models are told after your vote.";
+    const told = over ? "" : "The models are told after your vote.";
+    status.textContent = done ? `Kept: ${label}. A was ${state.reveal.a}, B was ${state.reveal.b}.` : told;
     progress.value = state.goal ? Math.min(1, state.total / state.goal) : 0;
     count.textContent = `${state.total} of ${state.goal} votes on these models, ${state.mine} of them here`;
     trouble.textContent = state.error || "";

@@ -12,6 +12,7 @@ from labkit.evaluate import arena, votes
 from labkit.ui.text import safe_text
 
 HERE = Path(__file__).parent
+OVER = "You have voted on every question that these models answer differently. Their ratings are in the cells below."
 
 
 class Vote(anywidget.AnyWidget):
@@ -23,7 +24,7 @@ class Vote(anywidget.AnyWidget):
 
     _esm = HERE / "vote.js"
     _css = HERE / "vote.css"
-    battle = traitlets.Dict().tag(sync=True)  # {id, prompt, a, b}: what the page may know before the vote
+    battle = traitlets.Dict().tag(sync=True)  # {id, prompt, a, b}: no names before the vote; id "" where none is left
     state = traitlets.Dict().tag(sync=True)  # {total, mine, goal, reveal, chosen, error}
 
     def __init__(self, said: dict[str, list[dict]], *, labels: dict[str, str] | None = None, goal: int = 50, seed=None):
@@ -34,23 +35,31 @@ class Vote(anywidget.AnyWidget):
         self.next()
 
     def next(self) -> None:
-        """Put up another battle; one that was not voted on is dropped."""
+        """Put up another battle, or say that there is none; one that was not voted on is dropped."""
         self._battle = arena.new_battle(self.said, self._cast(), self._rng)
-        shown = {side: safe_text(text) for side, text in self._battle["answers"].items()}
         self._shown, self._chosen = time.monotonic(), ""
-        self.battle = {"id": self._battle["id"], "prompt": safe_text(self._battle["prompt"]), **shown}
+        if self._battle:
+            shown = {side: safe_text(text) for side, text in self._battle["answers"].items()}
+            self.battle = {"id": self._battle["id"], "prompt": safe_text(self._battle["prompt"]), **shown}
+        else:
+            self.battle = {"id": "", "prompt": OVER, "a": "", "b": ""}
         self._show()
 
     def vote(self, choice: str) -> None:
         """Keep the vote (a, b, tie or both_bad), then tell the models. A second vote on a battle changes nothing."""
-        if self._chosen:
+        if self._chosen or not self._battle:
             return
         try:
             seconds = round(time.monotonic() - self._shown, 2)
-            self.mine += votes.add(self._battle, choice, votes.HUMAN, seconds=seconds)
-        except (LabError, OSError) as error:  # the battle stays, to be voted on again
+            if not votes.add(self._battle, choice, votes.HUMAN, seconds=seconds):
+                # an earlier click was written before the disk failed: the file has its choice, whatever this one says
+                choice = next(vote["choice"] for vote in votes.read() if vote["id"] == self._battle["id"])
+        except LabError as error:
             return self._show(error=f"The vote was not kept: {error}")
+        except OSError as error:  # the battle stays, to be voted on again
+            return self._show(error=f"It is not sure that the vote was kept: {error}. Vote again.")
         self._chosen = choice
+        self.mine += 1
         self._show()
 
     def _cast(self) -> list[dict]:
@@ -66,7 +75,7 @@ class Vote(anywidget.AnyWidget):
     def _heard(self, content) -> None:
         """A message of the page; a vote names the battle it is about, so that a late click hits no other one."""
         about = content if isinstance(content, dict) else {}
-        if about.get("id") != self._battle["id"]:
+        if not self._battle or about.get("id") != self._battle["id"]:
             return
         if about.get("do") == "vote":
             self.vote(str(about.get("choice")))
