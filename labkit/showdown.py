@@ -20,7 +20,7 @@ from statistics import fmean
 
 from labkit import pipeline, preferences, runs
 from labkit.config import Config, DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig, ShowdownConfig, sized
-from labkit.errors import ConfigError, TrainingError
+from labkit.errors import ConfigError, DataError, TrainingError
 
 FORWARD, TRAIN = 1, 3
 EPOCHS = 2  # passes of PPO and RLOO over their answers
@@ -91,8 +91,15 @@ def seconds(run: runs.Run) -> float:
 
 
 def chosen_file(source: str) -> str:
-    """The pairs' chosen answers as instructions, a JSONL file in the run store that SFT can train on."""
+    """The pairs' chosen answers as instructions, a JSONL file in the run store that SFT can train on.
+
+    Raises DataError for conversations of several turns, which SFT's rows cannot hold.
+    """
     train, _ = preferences.pairs(source)
+    long = [row["row"] for row in train if len(row["messages"]) > 1]
+    if long:
+        what = f"{len(long)} of {len(train)} pairs have several turns before the answer (first: row {long[0]})"
+        raise DataError(what, got=source, remedy="Leave these rows out: SFT on chosen needs one question to an answer.")
     file = runs.runs_dir() / "showdown" / f"chosen-{preferences.data_hash(source)[:8]}.jsonl"
     return str(runs.write_lines(file, ({"prompt": row["prompt"], "answer": row["chosen"]} for row in train)))
 

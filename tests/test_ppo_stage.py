@@ -194,6 +194,15 @@ def test_a_reward_is_earned_and_the_run_is_found_again(folder, store):
     assert again.id == run.id and "already run" in said[0]
 
 
+def test_another_reward_is_another_run():
+    def longer(than):
+        return lambda prompts, texts: torch.tensor([float(len(text) > than) for text in texts])
+
+    assert stage.named(longer(3)) == stage.named(longer(3)) != stage.named(longer(4))
+    assert stage.named(lambda prompts, texts: 1) != stage.named(lambda prompts, texts: 2)
+    assert stage.named(short).startswith("function short ") and stage.named(print).startswith("function builtin")
+
+
 @pytest.mark.parametrize("options", [{}, {"tuning": "lora", "value_model": "separate"}, {"kl_target": 0.5}])
 def test_a_stop_is_resumed_to_the_same_numbers(folder, monkeypatch, tmp_path, options):
     config = configuration(folder, steps=4, **options)
@@ -228,7 +237,7 @@ def test_eval_every_does_not_change_the_result(folder, store):
 
 
 BAD = {
-    "shape": (lambda prompts, texts: torch.zeros(len(texts), 1), "one number for each of 1 answers"),
+    "shape": (lambda prompts, texts: torch.zeros(len(texts), 1), "one number for each of 4 answers"),
     "one number for all": (lambda prompts, texts: torch.tensor(1.0), "one number for each"),
     "NaN": (lambda prompts, texts: torch.full((len(texts),), math.nan), "no number"),
     "infinity": (lambda prompts, texts: torch.full((len(texts),), math.inf), "no number"),
@@ -247,6 +256,7 @@ def test_a_bad_reward_is_refused_before_training(folder, store, fault):
 def test_a_loss_that_is_no_number_is_halted(folder, store):
     with pytest.raises(TrainingError, match="no number at step 1"):
         go(folder, configuration(folder, value_coef=100.0), reward_function=lambda p, t: torch.full((len(t),), 3e37))
+    assert "not_a_number" in [alarm["name"] for alarm in runs.all_runs("ppo")[0].info["alarms"]]
 
 
 def test_bad_settings_are_refused(folder, store):

@@ -10,7 +10,7 @@ import pytest
 
 from labkit import models, pipeline, preferences, showdown
 from labkit.config import ShowdownConfig, sized
-from labkit.errors import ConfigError, TrainingError
+from labkit.errors import ConfigError, DataError, TrainingError
 
 LENGTH = {"prompt": 10.0, "chosen": 5.0, "rejected": 15.0}
 
@@ -51,10 +51,14 @@ def test_lengths_are_those_of_the_chat_format():
 
 def test_chosen_file_holds_the_chosen_answers(store, tmp_path):
     own = tmp_path / "own.jsonl"
-    pairs = [{"prompt": f"{n}?", "chosen": "Yes.", "rejected": "No."} for n in range(200)]
+    pairs = [{"prompt": f"{n}?", "chosen": "Yes.", "rejected": "No."} for n in range(800)]
     own.write_text("\n".join(map(json.dumps, pairs)))
     lines = [json.loads(line) for line in Path(showdown.chosen_file(str(own))).read_text().splitlines()]
-    assert len(lines) == 198 and all(line["answer"] == "Yes." and set(line) == {"prompt", "answer"} for line in lines)
+    assert len(lines) == 792 and all(line["answer"] == "Yes." and set(line) == {"prompt", "answer"} for line in lines)
+    turns = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c?"))]
+    own.write_text("\n".join(map(json.dumps, [pair | {"prompt": turns} for pair in pairs[:4]])))
+    with pytest.raises(DataError, match="several turns"):
+        showdown.chosen_file(str(own))
 
 
 def test_every_method_from_the_same_parent(store):

@@ -118,7 +118,7 @@ class DPOConfig(TuningConfig):
 
     SMOL: ClassVar[dict] = {  # from the model itself, which is an instruction model
         "tuning": "lora", "parent": "smol", "data": "brief", "steps": 60, "batch_size": 4, "learning_rate": 2e-4,
-        "warmup_steps": 5, "eval_every": 60,
+        "warmup_steps": 5, "eval_every": 30,
     }  # fmt: skip
 
     steps: int = steps_option(160)
@@ -154,7 +154,7 @@ class ORPOConfig(TuningConfig):
     """Notebook 08: from a base model to one that answers as the pairs prefer, in one stage."""
 
     SMOL: ClassVar[dict] = {
-        "tuning": "lora", "steps": 100, "batch_size": 4, "learning_rate": 2e-4, "warmup_steps": 10, "eval_every": 100,
+        "tuning": "lora", "steps": 100, "batch_size": 4, "learning_rate": 2e-4, "warmup_steps": 10, "eval_every": 50,
     }  # fmt: skip
 
     steps: int = steps_option(1200)
