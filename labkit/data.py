@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 
-from labkit.errors import DataError
+from labkit.errors import DataError, ModelError
 
 ROOT = Path(__file__).parent.parent / "data"
 BASE = ROOT / "base"  # the shipped base model
@@ -26,6 +26,17 @@ GLOSSARY = {  # the terms of machine learning alone, for a model that knows ever
     "instructions_held_out": ROOT / "questions" / "glossary.jsonl",
     "questions": ROOT / "questions" / "glossary.jsonl",
 }
+# For a base model without a chat template. A blank opens an answer, so that its first word is a token of running text.
+PLAIN_TEMPLATE = """\
+{{- bos_token }}
+{%- for message in messages %}
+{%- if message['role'] == 'assistant' %}
+{{- 'Answer: ' + message['content'] + eos_token + '\\n' }}
+{%- else %}
+{{- 'Question: ' + message['content'] + '\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"""
 IGNORED = -100  # the label of a token that is not learned from (torch's cross_entropy skips it)
 
 
@@ -172,7 +183,18 @@ def conversation(tokenizer, turns: list[tuple[str, str]], loss_on: str = "assist
     return {"input_ids": whole[:end], "labels": labels}
 
 
+def give_template(tokenizer) -> bool:
+    """Give a tokenizer without a chat template the plain one; True where it got it. SFT saves it with the model."""
+    if tokenizer.chat_template:
+        return False
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    return True
+
+
 def _templated(tokenizer, said: list[dict], **options) -> list[int]:
+    if not tokenizer.chat_template:
+        remedy = "Start from an SFT run of this model, which has one, or set chat_template in tokenizer_config.json."
+        raise ModelError("the tokenizer must have a chat template", got=tokenizer.name_or_path, remedy=remedy)
     return tokenizer.apply_chat_template(said, tokenize=True, return_dict=True, **options)["input_ids"]
 
 

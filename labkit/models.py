@@ -19,11 +19,13 @@ from pathlib import Path
 import datasets
 import torch
 import transformers
+from jinja2 import TemplateError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, PreTrainedTokenizerFast
 
-from labkit.errors import ModelError
+from labkit.errors import LabError, ModelError
 
+QUANTIZES = ("cpu", "cuda", "xpu")  # devices that bitsandbytes has kernels for
 SHORT = 256  # tokens of a row: up to here, attention written out in plain products trains faster on a CPU
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that only 4-bit models would use
@@ -115,46 +117,28 @@ def new_model(tokenizer, *, hidden_size: int, layers: int, heads: int, seed: int
 def load(source: str | Path, *, seed: int = 0, quantization: str = "none", frozen: bool = False):
     """(model, tokenizer) from a local folder or a Hub id; "smoke" makes two random layers for tests of the plumbing.
 
-    "smol" is SmolLM2-135M-Instruct, once `python -m labkit fetch smol` has brought it. A folder that holds an adapter
-    gives its base with the adapter merged in, or left beside it where the base was quantized. quantization: "none",
-    "8bit" or "4bit" (NF4 with double quantization, through bitsandbytes). frozen: these weights will not train, so
-    they are kept in bf16 where the machine computes in it, which halves their memory. Weights are read from safetensors
-    only and no code of the model's repository is run. Raises ModelError.
+    "nano" is the shipped base; "smol" is SmolLM2-135M-Instruct, once `python -m labkit fetch smol` has brought it. A
+    folder that holds an adapter gives its base with the adapter merged in, or left beside it where the base was
+    quantized. quantization: "none", "8bit" or "4bit" (NF4 with double quantization, through bitsandbytes). frozen:
+    these weights will not train, so they are kept in bf16 where the machine computes in it, which halves their memory.
+    Weights are read from safetensors only and no code of the model's repository is run. Raises ModelError, for a
+    folder that lacks some of the weights too: they would be random numbers.
     """
     from labkit import adapters, data, fetch  # the shipped tokenizer lives with the data
 
     quiet()
-    source = fetch.resolve(source)
+    source = data.BASE if str(source) == "nano" else fetch.resolve(source)
     if str(source) == "smoke":
         tokenizer = AutoTokenizer.from_pretrained(data.BASE)
         return new_model(tokenizer, hidden_size=64, layers=2, heads=2, seed=seed), tokenizer
-    if adapters.is_adapter(source):
-        from peft import PeftModel
-
-        base, bits = adapters.base_of(source)
-        if quantization not in ("none", bits):
-            remedy = f"Write quantization = {bits!r}, or start from a whole model."
-            raise ModelError("quantization must be that of the adapter's own base", got=quantization, remedy=remedy)
-        model, tokenizer = load(base, seed=seed, quantization=bits)
-        model = PeftModel.from_pretrained(model, source)
-        # a merged model may train again, all of it, as one that was loaded whole
-        return (model.merge_and_unload().requires_grad_(True) if bits == "none" else model), tokenizer
-    options = {"trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        form = _number_format(quantization, frozen)
+    with _quoted(source):
+        if adapters.is_adapter(source):
+            return _load_adapter(source, seed, quantization)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         with _freed_at_once() if quantization != "none" else contextlib.nullcontext():
-            model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **form, **options)
+            model = _load_weights(source, **_number_format(quantization, frozen))
             if quantization != "none":
                 _let_file_go(model)
-    except (OSError, ValueError) as error:
-        where = "the folder exists but holds no complete model" if Path(source).exists() else "no such folder here"
-        raise ModelError(
-            f"model cannot be loaded ({where})",
-            got=str(source),
-            remedy="Name a folder with config.json, *.safetensors and a tokenizer, or a Hub id: with a network, "
-            "or after `python -m labkit fetch ID` brought it.",
-        ) from error
     for part in model.modules():  # bitsandbytes would repack 4-bit weights in place at the first answer, and training
         if hasattr(part, "support_avx512bf16_for_cpu"):  # after that would get wrong gradients without an error
             part.support_avx512bf16_for_cpu = False
@@ -167,7 +151,72 @@ def load(source: str | Path, *, seed: int = 0, quantization: str = "none", froze
     own = model.generation_config  # its temperature or repetition penalty would make samples of another distribution
     tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = transformers.GenerationConfig(**tokens)
+    if tokenizer.chat_template:  # Gemma and Phi-3 end a turn with another of the model's stops than eos_token: take it
+        with contextlib.suppress(TemplateError):  # a template that takes no question and answer is told where it is used
+            learned = data.chat_row(tokenizer, "?", "!")["labels"]
+            end = next((token for token in learned if token in stops(model, tokenizer)), tokenizer.eos_token_id)
+            if end != tokenizer.eos_token_id:
+                tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     return model, tokenizer
+
+
+@contextlib.contextmanager
+def _quoted(source: str | Path):
+    """Whatever transformers, safetensors, json and peft raise for a damaged model, as a ModelError that quotes it."""
+    try:
+        yield
+    except (LabError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        where = "the folder exists but holds no complete model" if Path(source).exists() else "no such folder here"
+        remedy = "Name a folder with config.json, *.safetensors and a tokenizer, or a Hub id: with a network, "
+        remedy += "or after `python -m labkit fetch ID` brought it."
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"model cannot be loaded: {reason} ({where})", got=str(source), remedy=remedy) from error
+
+
+def _load_weights(source: str | Path, **form) -> torch.nn.Module:
+    """The model, from safetensors alone. Raises ValueError where weights are missing or of another shape."""
+    options = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+    # told here, by name: the library's own error points to a report that it prints elsewhere
+    model, found = AutoModelForCausalLM.from_pretrained(source, ignore_mismatched_sizes=True, **options, **form)
+    wrong = {"are missing": found["missing_keys"], "have another shape": [key for key, *_ in found["mismatched_keys"]]}
+    for what, names in wrong.items():
+        if names:
+            raise ValueError(f"{len(names)} weights that config.json asks for {what}, such as {min(names)}")
+    return model
+
+
+def _load_adapter(source: str | Path, seed: int, quantization: str):
+    """(model, tokenizer) of the folder of an adapter: see `load`."""
+    from peft import PeftModel
+
+    from labkit import adapters
+
+    base, bits = adapters.base_of(source)
+    if quantization not in ("none", bits):
+        remedy = f"Write quantization = {bits!r}, or start from a whole model."
+        raise ModelError("quantization must be that of the adapter's own base", got=quantization, remedy=remedy)
+    model, tokenizer = load(base, seed=seed, quantization=bits)
+    if not (Path(source) / "adapter_model.safetensors").is_file():
+        raise FileNotFoundError("adapter_model.safetensors is missing")
+    with warnings.catch_warnings():  # peft only warns of weights that it leaves at their random start
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        model = PeftModel.from_pretrained(model, source)
+    # a merged model may train again, all of it, as one that was loaded whole
+    return (model.merge_and_unload().requires_grad_(True) if bits == "none" else model), tokenizer
+
+
+def stops(model, tokenizer) -> set[int]:
+    """The tokens that end an answer: the tokenizer's eos_token, and whatever else the model's own settings name."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return {tokenizer.eos_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])} - {None}
+
+
+def context(model, default: int = 1024) -> int:
+    """The most tokens that a model, or the model of a config, reads; `default` where its config names no limit."""
+    config = getattr(model, "config", model).get_text_config()
+    return getattr(config, "max_position_embeddings", None) or default
 
 
 @contextlib.contextmanager
@@ -205,7 +254,7 @@ def _number_format(quantization: str, frozen: bool) -> dict:
     """The options of from_pretrained for whole weights or quantized ones. Raises ModelError."""
     if quantization == "none":
         return {"dtype": torch.bfloat16 if frozen and bf16() else torch.float32}
-    if device() not in ("cpu", "cuda", "xpu"):
+    if device() not in QUANTIZES:
         remedy = 'Write quantization = "none".'
         raise ModelError(
             f"quantization must be none on {device()}: bitsandbytes has no kernels", got=quantization, remedy=remedy

@@ -5,10 +5,13 @@ import copy
 import pytest
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, GPT2Config
 
-from labkit import data, models
+from labkit import adapters, data, models
 from labkit.errors import ModelError
+from labkit.evaluate import answers
 from labkit.stages.pretrain import MuonWithAdamW
 
 TEXTS = ["The river is 42 km long. RIVER: river. A token is a piece of text.", "12 + 7 = 19. Paris is in France."] * 20
@@ -139,6 +142,121 @@ def test_what_cannot_be_loaded_is_named(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "words")  # a tokenizer alone is no model
     with pytest.raises(ModelError, match="holds no complete model"):
         models.load(tmp_path / "words")
+
+
+def keep(weights, change):
+    """Change a file of weights."""
+    found = load_file(weights)
+    change(found)
+    save_file(found, weights, {"format": "pt"})
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def lose_one(weights):
+    del weights[min(key for key in weights if "q_proj" in key)]
+
+
+def shorten_one(weights):
+    key = min(key for key in weights if "q_proj" in key)
+    weights[key] = weights[key][:-1].clone()
+
+
+@pytest.mark.parametrize("fault, reason", [
+    (lambda folder: cut(folder / "model.safetensors"), "incomplete metadata, file not fully covered"),
+    (lambda folder: keep(folder / "model.safetensors", lose_one), "1 weights .* are missing, such as .*q_proj"),
+    (lambda folder: keep(folder / "model.safetensors", shorten_one), "1 weights .* another shape, such as .*q_proj"),
+    (lambda folder: (folder / "config.json").write_text("{"), "not a valid JSON file"),
+    (lambda folder: (folder / "config.json").write_text('{"model_type": "lfm2", "hidden_size": "x"}'), "hidden_size"),
+    (lambda folder: (folder / "tokenizer.json").write_text("[]"), "."),
+])  # fmt: skip
+def test_a_damaged_folder_is_one_error_that_quotes_the_reason(tokenizer, tmp_path, fault, reason):
+    tiny(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    models.load(tmp_path)
+    fault(tmp_path)
+    with pytest.raises(ModelError, match=rf"cannot be loaded: .*{reason}.*holds no complete model.*Name a folder"):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize("fault, reason", [
+    (lambda folder: cut(folder / "adapter_model.safetensors"), "file not fully covered"),
+    (lambda folder: keep(folder / "adapter_model.safetensors", lose_one), "missing adapter keys.*q_proj"),
+    (lambda folder: keep(folder / "adapter_model.safetensors", shorten_one), "size mismatch"),
+    (lambda folder: (folder / "adapter_config.json").write_text("{"), "Expecting"),
+    (lambda folder: (folder / "adapter_config.json").write_text("{}"), "base_model_name_or_path"),
+    (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
+])  # fmt: skip
+def test_a_damaged_adapter_is_one_error_that_quotes_the_reason(tokenizer, tmp_path, fault, reason):
+    model, folder = tiny(tokenizer), tmp_path / "adapter"
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    adapters.save(
+        get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])), folder, str(tmp_path / "base"), "none"
+    )
+    models.load(folder)
+    fault(folder)
+    with pytest.raises(ModelError, match=rf"model cannot be loaded: .*{reason}.*holds no complete model"):
+        models.load(folder)
+
+
+def test_a_turn_that_ends_in_another_stop_token_than_eos_teaches_that_one(tmp_path):
+    """As Gemma's <end_of_turn> and Phi-3's <|end|>, which stand in generation_config beside the tokenizer's eos."""
+    own = models.train_tokenizer(TEXTS, 330)
+    own.eos_token = models.END_OF_TEXT
+    own.chat_template = own.chat_template.replace("<|end|>", "<|end|> ")
+    tiny(own).save_pretrained(tmp_path)  # its generation_config has both
+    own.save_pretrained(tmp_path)
+    assert models.END_OF_TURN not in AutoTokenizer.from_pretrained(tmp_path).special_tokens_map.values()
+    model, tokenizer = models.load(tmp_path)
+    assert tokenizer.eos_token == models.END_OF_TURN and models.stops(model, tokenizer) == {0, 4}
+    row = data.chat_row(tokenizer, "What is 4?", "A number.")
+    assert row["labels"][-1] == row["input_ids"][-1] == 4
+    data.check_labels([row], tokenizer)
+    model.save_pretrained(tmp_path / "again")
+    tokenizer.save_pretrained(tmp_path / "again")
+    assert models.load(tmp_path / "again")[1].eos_token == models.END_OF_TURN
+
+
+def test_an_answer_ends_at_every_stop_of_the_model(tokenizer, monkeypatch):
+    model = tiny(tokenizer)
+    stop = tokenizer("a", add_special_tokens=False)["input_ids"][0]
+    model.generation_config.eos_token_id = [4, stop]
+    with torch.no_grad():  # every token alike, so that the largest bias wins: it says "a" for ever
+        monkeypatch.setattr(model, "lm_head", torch.nn.Linear(32, model.config.vocab_size))
+        model.lm_head.weight.zero_()
+        model.lm_head.bias.zero_()[stop] = 1.0
+    assert answers.generate(model, tokenizer, ["river"], max_new_tokens=3) == [{"text": "", "stopped": True}]
+    model.generation_config.eos_token_id = 4
+    assert answers.generate(model, tokenizer, ["river"], max_new_tokens=3) == [{"text": "aaa", "stopped": False}]
+
+
+def test_the_context_is_the_configs_or_the_default(tokenizer):
+    assert models.context(tiny(tokenizer)) == 1024 and models.context(GPT2Config(n_positions=77)) == 77
+    assert not hasattr(BloomConfig(), "max_position_embeddings")
+    assert models.context(BloomConfig(), default=2048) == 2048
+
+
+def test_nano_is_the_shipped_base():
+    assert same(models.load("nano")[0], models.load(data.BASE)[0])
+
+
+def test_without_a_chat_template_the_plain_one_teaches_the_answer_and_its_end(tmp_path):
+    bare = models.train_tokenizer(TEXTS, 330)
+    bare.chat_template = None
+    tiny(bare).save_pretrained(tmp_path)
+    bare.save_pretrained(tmp_path)
+    _, tokenizer = models.load(tmp_path)
+    with pytest.raises(ModelError, match=r"must have a chat template.*Start from an SFT run"):
+        data.chat_row(tokenizer, "What is 4?", "A number.")
+    assert data.give_template(tokenizer) and not data.give_template(tokenizer)
+    row = data.conversation(tokenizer, [("What is 4?", "A number."), ("A river?", "Yes.")])
+    text = "<|endoftext|>Question: What is 4?\nAnswer: A number.<|end|>\nQuestion: A river?\nAnswer: Yes.<|end|>"
+    assert tokenizer.decode(row["input_ids"]) == text
+    learned = [token for token in row["labels"] if token != data.IGNORED]
+    assert tokenizer.decode(learned) == " A number.<|end|> Yes.<|end|>"
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end_token_and_still_learns_to_stop(tmp_path):

@@ -71,7 +71,9 @@ def train(
     model, tokenizer = training.load(run, config, source)
     if config.model == "smoke":
         rows, held_out = (few.select(range(min(most, len(few)))) for few, most in ((rows, 200), (held_out, 40)))
-    limit = {"loss_on": config.loss_on, "max_length": min(1024, model.config.max_position_embeddings)}
+    limit = {"loss_on": config.loss_on, "max_length": min(1024, models.context(model))}
+    if data.give_template(tokenizer):
+        say("the tokenizer has no chat template: it gets a plain one (Question: ... Answer: ...), saved with the model")
     shuffled = rows.shuffle(seed=config.seed) if config.turns > 1 else rows  # neighbours share a term or a relation
     train_rows = data.chat_rows(tokenizer, shuffled, turns=config.turns, **limit)
     train_rows = data.with_replay(tokenizer, train_rows, config.replay, config.seed)
