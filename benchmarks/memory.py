@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ["LABKIT_RUNS"] = tempfile.mkdtemp()
 HERE = Path(__file__).parent
 LORA = {"tuning": "lora"}
-# stage, model, words in an answer, knobs
+# stage, model, words in an answer (or in a prompt and an answer), knobs
 TRIED = [
     ("sft", "nano", 50, {"batch_size": 8}),
     ("sft", "nano", 240, {"batch_size": 32}),
@@ -36,6 +36,12 @@ TRIED = [
     ("sft", "smol", 90, {"batch_size": 2}),
     ("sft", "smol", 90, {"batch_size": 8}),
     ("dpo", "smol", 60, {"batch_size": 4, **LORA}),
+    ("sft", "nano", (200, 40), {"batch_size": 32}),  # long prompts: few tokens of a row are learned
+    ("sft", "smol", (300, 60), {"batch_size": 4}),
+    ("sft", "smol", (300, 60), {"batch_size": 4, **LORA}),
+    ("reward", "nano", 100, {"batch_size": 16}),
+    ("reward", "smol", 60, {"batch_size": 4}),
+    ("reward", "smol", 60, {"batch_size": 4, **LORA}),
 ]
 
 
@@ -46,7 +52,7 @@ def main() -> None:
     for number, (stage, model, words, knobs) in enumerate(TRIED):
         if stage != "pretrain":
             knobs = {**knobs, "data": str(data_file(words, number)), "warmup_steps": 1}
-            knobs |= {"parent": parent_of(model)} if stage == "dpo" else {}
+            knobs |= {"parent": parent_of(model)} if stage in budget.PAIRED else {}
         values = {"model": model, "steps": 4, "eval_every": 4, "seed": number, **knobs}
         one = config.STAGES[stage](**values)
         arguments = budget.knobs(stage, one)
@@ -65,10 +71,12 @@ def main() -> None:
     write(rows)
 
 
-def data_file(words: int, number: int) -> Path:
-    """Two hundred rows of the same length, for SFT and for DPO."""
-    answer = " ".join(["river", "stone"] * (words // 2))
-    row = {"prompt": "Say it", "answer": answer, "chosen": answer, "rejected": answer[:-1]}
+def data_file(words: int | tuple[int, int], number: int) -> Path:
+    """Two hundred rows of the same length, for SFT and for pairs."""
+    asked, said = words if isinstance(words, tuple) else (0, words)
+    answer = " ".join(["river", "stone"] * (said // 2))
+    prompt = " ".join(["Say it", *["lamp"] * asked])
+    row = {"prompt": prompt, "answer": answer, "chosen": answer, "rejected": answer[:-1]}
     file = Path(os.environ["LABKIT_RUNS"]) / f"rows-{number}.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for _ in range(200)), encoding="utf-8")
     return file

@@ -6,35 +6,54 @@ The rows of chat tokens that the base was never taught train beside it: no updat
 """
 
 import json
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
 import torch
+from transformers import Conv1D
 
 from labkit import data, models
 from labkit.config import TuningConfig
 from labkit.errors import ConfigError
 
 
-def linear_names(model: torch.nn.Module) -> list[str]:
-    """Last names of the model's linear layers ("q_proj", ...), the output head left out."""
+def linears(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The model's linear layers (GPT-2's are of type Conv1D) by their full names, the output head left out."""
     head = model.get_output_embeddings() or getattr(model, "score", None)
-    layers = (name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and part is not head)
-    return sorted({name.rsplit(".", 1)[-1] for name in layers})
+    kinds = torch.nn.Linear, Conv1D
+    return {name: part for name, part in model.named_modules() if isinstance(part, kinds) and part is not head}
+
+
+def linear_names(layers: Iterable[str]) -> list[str]:
+    """Last names of layers ("q_proj", ...), each once: what `target_modules` may name."""
+    return sorted({name.rpartition(".")[2] for name in layers})
+
+
+def adapted(target_modules: str | Iterable[str], layers: Iterable[str]) -> list[str]:
+    """Which of the layers get an adapter, by peft's rule: "all-linear", or each name or end of a name.
+
+    The output head is none of them: where it is the embedding too, an adapter would change one use of it alone. Raises
+    ConfigError for a name that no layer has.
+    """
+    layers = list(layers)
+    if target_modules == "all-linear":
+        return layers
+    names = target_modules.split(",") if isinstance(target_modules, str) else map(str, target_modules)
+    wanted, known = [name.strip() for name in names if name.strip()] or [""], linear_names(layers)
+    for name in wanted:
+        if not any(f".{layer}".endswith(f".{name}") for layer in layers):
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            what = "target_modules must name linear layers of the model"
+            raise ConfigError(what, got=name, remedy=f"{hint}Known: all-linear, {', '.join(known)}.")
+    return [layer for layer in layers if f".{layer}".endswith(tuple(f".{name}" for name in wanted))]
 
 
 def targets(model: torch.nn.Module, names: str) -> str | list[str]:
     """peft's target_modules from the parameter's text. Raises ConfigError for a name that no linear layer has."""
-    if names == "all-linear":
-        return names
-    known, wanted = linear_names(model), [name.strip() for name in names.split(",") if name.strip()]
-    for name in wanted or [""]:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            what = "target_modules must name linear layers of the model"
-            raise ConfigError(what, got=name, remedy=f"{hint}Known: all-linear, {', '.join(known)}.")
-    return wanted
+    adapted(names, linears(model))
+    return names if names == "all-linear" else [name.strip() for name in names.split(",") if name.strip()]
 
 
 def untaught(model: torch.nn.Module, tokenizer) -> list[int]:
@@ -43,7 +62,8 @@ def untaught(model: torch.nn.Module, tokenizer) -> list[int]:
     Learning pushes every token that is never the next one in one and the same direction, away from what is. So in tied
     embeddings the rows of such tokens are parallel to the padding's, which no training aims at (cosine above 0.999).
     """
-    if not model.config.tie_word_embeddings or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    tied = model.config.get_text_config().tie_word_embeddings
+    if not tied or not tokenizer.chat_template or tokenizer.pad_token_id == tokenizer.eos_token_id:
         return []
     chat = tokenizer.apply_chat_template(data.messages("?", "!"), return_dict=True)["input_ids"]
     special = sorted(set(chat) & set(tokenizer.added_tokens_decoder) - {tokenizer.pad_token_id})

@@ -9,7 +9,8 @@
                   attention no scores, as in FlashAttention: a GPT layer keeps 32 * hidden bytes in bf16, or 34 with
                   dropout (Korthikanti et al. 2022). On a CPU, SFT and reward models keep them for short rows.
                   Checkpointing: one hidden state per layer, and all of one layer
-    logits        a batch in fp32 four times (Trainer, ORPO, PPO); at most a tile of it in trl's SFT and DPO
+    logits        a batch in fp32 four times (Trainer, ORPO, PPO; SFT on a CPU: of learned tokens alone); at most a tile
+                  of it in trl's SFT and DPO
 
 Numbers of weights are exact: the model is built on torch's meta device, without numbers. Bytes of weights, gradients,
 moments are arithmetic. Activations and logits are approximate; the tests compare them with what torch kept on a CPU,
@@ -31,16 +32,18 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Conv1D, PretrainedConfig
 
-from labkit import data, fetch, models, preferences
-from labkit.errors import ConfigError, ModelError
+from labkit import adapters, data, fetch, models, preferences
+from labkit.errors import ConfigError, LabError, ModelError
 
 BYTES = {"fp32": 4, "bf16": 2}
 CHOICES = {
     "method": ("full", "lora"), "quantization": ("none", "8bit", "4bit"), "dtype": tuple(BYTES),
+    "lora_variant": ("lora", "rslora", "dora"),
     "optimizer": ("adamw", "paged_adamw_8bit", "muon"), "device": ("cpu", "cuda", "mps", "xpu"),
     "stage": ("pretrain", "sft", "reward", "dpo", "orpo", "ppo"),
 }  # fmt: skip
 PAIRED = ("reward", "dpo", "orpo")  # their rows are pairs: twice the tokens
+PADDED = {"sft": 16, "reward": 8}  # on a CPU these stages fill their rows up to a multiple of so many tokens
 LOGIT_BYTES = {"pretrain": 16, "sft": 16, "orpo": 16, "ppo": 16}  # of a word at one place, with its gradients
 TILE = (4096, 32_768)  # tokens x words of the logits that trl 1.16 holds at a time, 8 times in fp32 without Triton
 PROCESS = {"cpu": 650_000_000, "mps": 650_000_000, "cuda": 600_000_000, "xpu": 600_000_000}  # imports; context
@@ -52,15 +55,13 @@ class Shape:
 
     parameters: int  # tied weights once
     linears: tuple[tuple[str, int, int], ...]  # (name, in, out) of every Linear (GPT-2: Conv1D) but the head
-    head: tuple[tuple[str, int, int], ...]  # the output head likewise
+    head: int  # weights of the output head; 0 where it is the embedding
     embedding: int  # weights that are only looked up; none where the output head is the embedding
     matrices: int  # weights that the lab's Muon takes
     largest: int  # weights of the largest tensor
     vocab: int
     hidden: int
-    intermediate: int
     layers: int
-    kv_heads: int
     heads: int
     attention: int  # heads * head_dim
     attending: int  # layers with attention
@@ -99,26 +100,29 @@ def shape(source: str | Path | PretrainedConfig) -> Shape:
             source = models.nano_config(source.vocab_size, hidden_size=64, layers=2, heads=2) if smoke else source
         with torch.device("meta"):  # modules and sizes without numbers: a tenth of a second for 65B weights
             model = AutoModelForCausalLM.from_config(source)
-    except (OSError, ValueError) as error:
+    except LabError:
+        raise
+    except Exception as error:  # a config.json may hold anything, and each fault has an error of its own
         remedy = 'Name "nano", a folder with the config.json of a causal language model, or a Hub id (needs a network).'
-        raise ModelError("model has no usable configuration", got=str(source), remedy=remedy) from error
+        what = f"model has no usable configuration: {' '.join(str(error).split())[:300]}"
+        raise ModelError(what, got=str(source), remedy=remedy) from error
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     modules, weights = dict(model.named_modules()), dict(model.named_parameters())
-    every = [(n, m, m.weight.shape) for n, m in modules.items() if isinstance(m, (torch.nn.Linear, Conv1D))]
-    linears = [(n, *(size if isinstance(m, Conv1D) else size[::-1])) for n, m, size in every if m is not head]
+    sizes = {name: (part, part.weight.shape) for name, part in adapters.linears(model).items()}
+    linears = [(n, *(size if isinstance(part, Conv1D) else size[::-1])) for n, (part, size) in sizes.items()]
     norms = [m for m in modules.values() if "Norm" in type(m).__name__ and getattr(m, "weight", None) is not None]
     layer_norms = sum(isinstance(norm, torch.nn.LayerNorm) for norm in norms)
     tables = [m for m in modules.values() if isinstance(m, torch.nn.Embedding)]
     heads = getattr(config, "num_attention_heads", None) or 1
+    tied = any(getattr(head, "weight", None) is table.weight for table in tables)
     return Shape(
         parameters=models.weights(model)["parameters"],
-        linears=tuple(linears), head=tuple((n, *size[::-1]) for n, m, size in every if m is head),
+        linears=tuple(linears), head=0 if tied or head is None else head.weight.numel(),
         embedding=sum(m.weight.numel() for m in tables if m.weight is not getattr(head, "weight", None)),
         matrices=sum(w.numel() for n, w in weights.items() if w.ndim == 2 and "embed" not in n and "lm_head" not in n),
         largest=max(weight.numel() for weight in weights.values()),
         vocab=config.vocab_size, hidden=config.hidden_size, layers=config.num_hidden_layers,
-        intermediate=max((wide for _, wide, _ in linears), default=config.hidden_size),
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads, heads=heads,
+        heads=heads,
         attending=len({name.rpartition(".")[0] for name, *_ in linears if "att" in name}),
         attention=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
         norms=(layer_norms, len(norms) - layer_norms), between=_between(config, linears, modules, weights),
@@ -148,19 +152,9 @@ def _between(config, linears: list, modules: dict, weights: dict) -> int:
 
 
 def adapted(shape: Shape, target_modules: str | Iterable[str]) -> list[tuple[str, int, int]]:
-    """The Linears that LoRA adapts, by peft's rule: a name, or its end. Raises ConfigError for one not there."""
-    if target_modules == "all-linear":  # all but the output head
-        return list(shape.linears)
-    every = {f".{line[0]}": line for line in shape.linears + shape.head}
-    names = target_modules if isinstance(target_modules, str) else ",".join(map(str, target_modules or []))
-    wanted = tuple(f".{name.strip()}" for name in names.split(","))
-    for want in wanted:
-        if not any(name.endswith(want) for name in every):
-            ends = sorted({name.rpartition(".")[2] for name in every})
-            hint = "".join(f"Did you mean {near}? " for near in get_close_matches(want[1:], ends, n=1, cutoff=0.5))
-            what, remedy = 'target_modules must be "all-linear" or linear layers', f"{hint}Known: {', '.join(ends)}."
-            raise ConfigError(what, got=want[1:], remedy=remedy)
-    return [line for name, line in every.items() if name.endswith(wanted)]
+    """The Linears that LoRA adapts, as `adapters.adapted` chooses them. Raises ConfigError for one not there."""
+    every = {line[0]: line for line in shape.linears}
+    return [every[name] for name in adapters.adapted(target_modules, every)]
 
 
 def _check(**values) -> None:
@@ -178,7 +172,7 @@ def estimate(
     target_modules: str | Iterable[str] = "all-linear", optimizer: str = "adamw", batch_size: int = 8,
     seq_length: int = 512, dtype: str = "fp32", autocast: bool = True, gradient_checkpointing: bool = False,
     stage: str = "sft", precompute_ref_log_probs: bool = True, double_quant: bool = True, device: str = "cpu",
-    token_rows: int = 0, separate_values: bool = True,
+    token_rows: int = 0, separate_values: bool = True, lora_variant: str = "lora", learned_tokens: int = 0,
 ) -> Budget:  # fmt: skip
     """Bytes of one training. Raises ConfigError for a value that is not allowed.
 
@@ -187,22 +181,28 @@ def estimate(
     on a quantized model (trl). DPO's and PPO's reference is a copy of the model; with LoRA it is the model without its
     adapter. PPO's reward model is a whole one in fp32; its values are a model of their own, which trains as the policy
     does, unless separate_values is False: a head that weighs nothing. token_rows: rows of tied embeddings that train
-    beside an adapter; the embeddings then have a copy and a gradient as a whole.
+    beside an adapter; the embeddings then have a copy and a gradient as a whole. learned_tokens: of a row, those that
+    the loss looks at, where SFT on a CPU scores no others; 0: all. lora_variant: "dora" trains a length for each output
+    of a Linear beside its adapter.
     """
     _check(method=method, quantization=quantization, lora_rank=lora_rank, optimizer=optimizer, dtype=dtype)
-    _check(batch_size=batch_size, seq_length=seq_length, stage=stage, device=device)
+    _check(batch_size=batch_size, seq_length=seq_length, stage=stage, device=device, lora_variant=lora_variant)
     lora, quantized, full = method == "lora", quantization != "none", BYTES[dtype]
     if quantized and not lora:
         remedy = 'Write method = "lora": quantized weights do not train, an adapter on them does.'
         raise ConfigError('quantization must be "none" with method = "full"', got=quantization, remedy=remedy)
     lines = adapted(shape, target_modules) if lora else shape.linears
-    trains = sum(lora_rank * (wide + out) for _, wide, out in lines) if lora else shape.parameters
-    trains += token_rows * shape.hidden if lora else 0
+    score = shape.hidden if stage == "reward" else 0  # its head, in the place of the output head, trains whole
+    parameters = shape.parameters + score - (shape.head if score else 0)
+    trains = parameters
+    if lora:
+        trains = sum(lora_rank * (wide + out) + (lora_variant == "dora") * out for _, wide, out in lines)
+        trains += token_rows * shape.hidden + score
     width = (2 if quantized else 4) if lora else full  # bytes of a weight that trains
     inside, outputs = sum(wide * out for _, wide, out in shape.linears), sum(out for *_, out in shape.linears)
     nf4 = 4 + (8 / 64 + 32 / (64 * 256) if double_quant else 32 / 64)
     bits = {"none": 8 * full, "8bit": 8 + 32 * outputs / max(1, inside), "4bit": nf4}[quantization]
-    weights = int(inside * bits / 8) + (shape.parameters - inside) * full
+    weights = int(inside * bits / 8) + (parameters - inside) * full
     muon = width * (trains if lora else 2 * trains - shape.matrices)  # an adapter is made of matrices
     moments = {"adamw": 2 * width * trains, "paged_adamw_8bit": int((2 + 8 / 256) * trains), "muon": muon}[optimizer]
 
@@ -223,7 +223,8 @@ def estimate(
         kept = kept // shape.layers + full * hidden * shape.layers
         cast = cast // shape.layers if lora else cast  # autocast keeps its copies of weights that train
     tokens = batch_size * seq_length * (2 if stage in PAIRED else 1)
-    logits = LOGIT_BYTES.get(stage, 0) * tokens * shape.vocab
+    few = min(learned_tokens, seq_length) if stage == "sft" and device == "cpu" else 0
+    logits = LOGIT_BYTES.get(stage, 0) * (batch_size * few or tokens) * shape.vocab
     if stage == "dpo" or (stage == "sft" and device != "cpu"):  # a tile, gradients of hidden states and of the head
         tile = min(tokens, TILE[0]) * min(shape.vocab, TILE[1]) * (product + 4 * 8 * (device != "cuda"))
         logits = tile + 4 * tokens * hidden + (0 if lora else 4 * head)
@@ -236,8 +237,8 @@ def estimate(
     parts = {
         "weights": weights, "adapter": width * trains if lora else 0, "gradients": width * trains * trained,
         "optimizer": moments * trained, "activations": kept * tokens * trained, "logits": logits,
-        "autocast": 2 * (cast + head) if autocast and dtype == "fp32" else 0, "process": PROCESS[device],
-        "other models": beside,
+        "autocast": 2 * (cast + (0 if score else head)) if autocast and dtype == "fp32" else 0,
+        "process": PROCESS[device], "other models": beside,
     }  # fmt: skip
     loading = PROCESS[device] + weights + 4 * shape.largest
     return Budget(parts, loading, max(loading, sum(parts.values())), trains, bits)
@@ -245,12 +246,19 @@ def estimate(
 
 def shape_of(stage: str, config) -> Shape:
     """The shape of the model that a stage's config trains; kept, because every turn of a knob asks for it."""
-    own = stage == "pretrain" and config.model == "nano"
-    return _kept((config.vocab_size, config.hidden_size, config.layers, config.heads) if own else config.model)
+    if stage == "pretrain" and config.model == "nano":
+        return _kept((config.vocab_size, config.hidden_size, config.layers, config.heads))
+    return _kept(config.model, _stamp(_folder(config.model)))
+
+
+def _stamp(path: str | Path) -> tuple:
+    """When and how large the file, or the files of the folder, were written last: what is kept of them ends with it."""
+    files = sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
+    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file())
 
 
 @functools.cache
-def _kept(what: str | tuple[int, ...]) -> Shape:
+def _kept(what: str | tuple[int, ...], stamp: tuple = ()) -> Shape:
     if isinstance(what, str):
         return shape(what)
     vocab_size, hidden_size, layers, heads = what
@@ -268,36 +276,54 @@ def knobs(stage: str, config) -> dict:
     found["optimizer"] = getattr(config, "optimizer", "adamw")
     if stage == "ppo":
         found["separate_values"] = config.algorithm == "ppo" and config.value_model == "separate"
-    rows = stage, config.model, getattr(config, "data", ""), getattr(config, "turns", 1)
-    found["seq_length"] = config.block_size if stage == "pretrain" else row_length(*rows)
-    found["seq_length"] += config.max_new_tokens if stage == "ppo" else 0
+    if stage == "pretrain":
+        found["seq_length"] = config.block_size
+    else:
+        rows = stage, config.model, getattr(config, "data", ""), getattr(config, "turns", 1)
+        length, learned = row_length(*rows)
+        multiple = PADDED.get(stage, 1) if models.device() == "cpu" else 1
+        found["seq_length"] = -(-length // multiple) * multiple + (config.max_new_tokens if stage == "ppo" else 0)
+        if stage == "sft" and config.loss_on == "assistant" and not config.replay:  # replayed text is learned whole
+            found["learned_tokens"] = learned
     if getattr(config, "tuning", "full") == "lora":
         found |= {"method": "lora", "lora_rank": config.lora_rank, "target_modules": config.target_modules}
         found["dtype"] = "bf16" if models.bf16() else "fp32"  # frozen weights, as models.load keeps them
-        found["quantization"] = config.quantization
-        base = stage in ("sft", "orpo") and (not config.parent or config.parent.startswith("pretrain-"))
-        if base and config.model == "nano":
+        found |= {"quantization": config.quantization, "lora_variant": config.lora_variant}
+        start = config.parent or ("nano" if stage in ("sft", "orpo") else "")
+        if config.model == "nano" and (start == "nano" or start.startswith("pretrain-")):
             found["token_rows"] = 3  # <|user|>, <|assistant|>, <|end|>: adapters.untaught
     return found
 
 
-@functools.cache
-def row_length(stage: str, model: str, source: str, turns: int = 1) -> int:
-    """Tokens of the longest rows, `turns` to a conversation, by the model's template; of PPO's, the longest prompts.
+def row_length(stage: str, model: str, source: str, turns: int = 1) -> tuple[int, int]:
+    """Tokens of the longest rows, and the most that are learned of one: `turns` to a row, by the model's template.
 
-    Raises DataError, ModelError.
+    Of PPO the longest prompts. Kept until a file of the model or of the data is written again. Raises DataError,
+    ModelError.
     """
+    return _row_length(stage, model, source, turns, _stamp(_folder(model)), _stamp(source))
+
+
+@functools.cache
+def _row_length(stage: str, model: str, source: str, turns: int, *stamps: tuple) -> tuple[int, int]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(_folder(model), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        most = min(1024, models.context(AutoConfig.from_pretrained(_folder(model), trust_remote_code=False)))
+    except Exception as error:  # see `shape`
         remedy = "Name a folder that holds the model's tokenizer too, or a Hub id (needs a network)."
-        raise ModelError("model has no usable tokenizer", got=model, remedy=remedy) from error
+        what = f"model has no usable tokenizer: {' '.join(str(error).split())[:300]}"
+        raise ModelError(what, got=model, remedy=remedy) from error
+    data.give_template(tokenizer)
     rows, _ = preferences.pairs(source) if stage in (*PAIRED, "ppo") else data.instructions(source)
     sides = () if stage == "ppo" else ("chosen", "rejected", "answer")  # PPO's prompts alone: it samples the answers
     answers = [max((row.get(side, "") for side in sides), key=len, default="") for row in rows]
-    longest = sorted(zip(rows["prompt"], answers, strict=True), key=lambda row: len(row[0]) + len(row[1]))[-8 * turns :]
-    groups = (longest[start : start + turns] for start in range(0, len(longest), turns))
-    return min(1024, max(len(data.conversation(tokenizer, group)["input_ids"]) for group in groups))
+    said, made = list(zip(rows["prompt"], answers, strict=True)), []
+    for length in (lambda row: len(row[0]) + len(row[1]), lambda row: len(row[1])):  # the longest, most to learn
+        longest = sorted(said, key=length)[-8 * turns :]
+        made += [data.conversation(tokenizer, longest[at : at + turns]) for at in range(0, len(longest), turns)]
+    made = [{name: values[:most] for name, values in row.items()} for row in made]
+    learned = [sum(label != data.IGNORED for label in row["labels"]) for row in made]
+    return max(len(row["input_ids"]) for row in made), max(learned)
 
 
 def fits(budget: Budget, available: int) -> str:
@@ -305,38 +331,59 @@ def fits(budget: Budget, available: int) -> str:
     return "will not fit" if budget.total > available else "tight" if budget.total > 0.85 * available else "fits"
 
 
+# What a change is called where it is made; what no config of the lab has is for a trainer of one's own.
+NAMES = {"method": "tuning", "seq_length": "tokens in the data's longest rows"}
+OWN = {"gradient_checkpointing", "optimizer"}
+
+
+def _in_words(stage: str, before: dict, new: dict) -> str:
+    names = NAMES | {"pretrain": {"seq_length": "block_size"}, "ppo": {"batch_size": "minibatch_size"}}.get(stage, {})
+    inside = [f"{names.get(name, name)} {before[name]} -> {new[name]}" for name in new if name not in OWN]
+    outside = [f"{name} {before[name]} -> {new[name]} in a trainer of your own" for name in new if name in OWN]
+    return " and ".join(inside + outside)
+
+
 def advice(shape: Shape, available: int, **knobs) -> list[Change]:
     """What to change for `estimate(shape, **knobs)` to fit into `available` bytes; [] where it does already.
 
-    What is enough alone comes first, the least costly at the top; or else the fewest together that are enough.
+    What is enough alone comes first, the least costly at the top; or else the fewest together that are enough, if that
+    can be of knobs that the lab's configs have. Texts name the configs' parameters.
     """
     now = estimate.__kwdefaults__ | knobs
     before = estimate(shape, **now).total
     if before <= available:
         return []
 
-    def change(new: dict) -> Change:
+    def change(**new) -> Change:
+        new = {name: value for name, value in new.items() if value != now[name]}
         after = estimate(shape, **now | new).total
-        text = " and ".join(f"{name} {now[name]} -> {value}" for name, value in new.items())
-        return Change(text, new, before - after, after <= available)
+        return Change(_in_words(now["stage"], now, new), new, before - after, after <= available)
 
     def least(name: str, low: int) -> Change:  # halved no more often than it takes
-        tries = [change({name: min(now[name], max(low, now[name] >> by))}) for by in range(now[name].bit_length())]
+        tries = [change(**{name: min(now[name], max(low, now[name] >> by))}) for by in range(now[name].bit_length())]
         return next((step for step in tries if step.fits), tries[-1])
 
-    lora = {} if now["method"] == "lora" else {"method": "lora"}
-    ladder = [least("batch_size", 1), change({"gradient_checkpointing": True}), least("seq_length", 64)]
+    def together(steps: list[Change]) -> Iterable[Change]:
+        for size in range(2, len(steps) + 1):
+            for group in itertools.combinations(steps, size):
+                yield change(**{name: value for step in group for name, value in step.knobs.items()})
+
+    ladder, quantizes = [least("batch_size", 1)], now["device"] in models.QUANTIZES
     if now["stage"] != "pretrain":  # a low-rank update is too little to start from nothing
-        ladder += [change(lora | bits) for bits in ({}, {"quantization": "8bit"}, {"quantization": "4bit"})]
-    ladder = [step for step in [*ladder, change({"optimizer": "paged_adamw_8bit"})] if step.saves]
-    groups = (group for size in range(2, len(ladder) + 1) for group in itertools.combinations(ladder, size))
-    tries = (change({name: value for step in group for name, value in step.knobs.items()}) for group in groups)
-    enough = [step for step in ladder if step.fits] or [*itertools.islice((step for step in tries if step.fits), 1)]
-    return enough + [step for step in ladder if step.saves > 0 and step not in enough]
+        ladder += [least("lora_rank", 1)] if now["method"] == "lora" else []
+        bits = ("none", "8bit", "4bit") if quantizes else ("none",)
+        ladder += [change(method="lora", quantization=one) for one in bits]
+    ladder += [least("seq_length", 64)]
+    own = [change(gradient_checkpointing=True), *([change(optimizer="paged_adamw_8bit")] if quantizes else [])]
+    # an adapter keeps more activations, so that what costs memory alone may be a part of what is enough together
+    ladder, own = ([step for step in steps if step.saves] for steps in (ladder, own))
+    tries = (step for step in itertools.chain(together(ladder), together(ladder + own)) if step.fits)
+    enough = [step for step in ladder + own if step.fits] or [*itertools.islice(tries, 1)]
+    return enough + [step for step in ladder + own if step.saves > 0 and step not in enough]
 
 
 def available_bytes(device: str = "cpu") -> int:
-    """Bytes a training may take: a GPU's memory; a CPU's free memory, within the container's limit, and our own."""
+    """Bytes a training may take: a GPU's free memory, or a CPU's within the container's limit; and what is ours."""
     _check(device=device)
     if device == "cpu":
         available = min([psutil.virtual_memory().available, *_limits()])
@@ -344,7 +391,10 @@ def available_bytes(device: str = "cpu") -> int:
     backend = getattr(torch, device)
     if not backend.is_available():
         raise ConfigError("device must be one of this machine", got=device, remedy='Write device = "cpu".')
-    return backend.recommended_max_memory() if device == "mps" else backend.get_device_properties(0).total_memory
+    if device == "mps":
+        return backend.recommended_max_memory()
+    free, whole = backend.mem_get_info()  # others use the card too; our own context and cache are in the estimate
+    return min(whole, free + backend.memory_reserved() - backend.memory_allocated() + PROCESS[device])
 
 
 def _limits(root: Path = Path("/")) -> list[int]:

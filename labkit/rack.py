@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from labkit import adapters, models, runs  # before peft, which imports bitsandbytes: models silences it
+from labkit import adapters, data, models, runs  # before peft, which imports bitsandbytes: models silences it
 from labkit.errors import ConfigError, ModelError
 
 # isort: split
@@ -39,6 +39,7 @@ class Rack:
     def __init__(self, base_folder_or_source: str | Path, *, quantization: str = "none"):
         self.source, self.quantization, self.folders, self.active = base_folder_or_source, quantization, {}, ""
         model, self.tokenizer = models.load(self.source, quantization=quantization)
+        data.give_template(self.tokenizer)  # the one that SFT gave the adapters' rows
         if adapters.is_peft(model):
             raise ModelError("the base must be no QLoRA adapter", got=str(self.source), remedy="Attach it to its base.")
         model = model if model.device.type == models.device() else model.to(models.device())

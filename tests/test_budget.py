@@ -23,8 +23,8 @@ from transformers import (
     T5Config,
 )
 
-from labkit import budget, data, models
-from labkit.config import PretrainConfig, QLoRAConfig, SFTConfig
+from labkit import adapters, budget, data, models, rewards
+from labkit.config import DPOConfig, PretrainConfig, QLoRAConfig, RewardConfig, SFTConfig
 from labkit.errors import ConfigError, ModelError
 from labkit.stages.pretrain import MuonWithAdamW
 
@@ -55,8 +55,8 @@ def build(name):
     return AutoModelForCausalLM.from_config(TINY[name])
 
 
-def lora(model, rank=4, targets="all-linear"):
-    return peft.get_peft_model(model, peft.LoraConfig(r=rank, target_modules=targets))
+def lora(model, rank=4, targets="all-linear", **options):
+    return peft.get_peft_model(model, peft.LoraConfig(r=rank, target_modules=targets, **options))
 
 
 # Shapes
@@ -73,18 +73,45 @@ def test_weights_are_counted_as_the_built_model_has_them(name):
     assert shape.embedding == tables - (128 * 64 if tied else 0)
 
 
-@pytest.mark.parametrize("targets", ["all-linear", "some", "head"])
+@pytest.mark.parametrize("variant", ["lora", "dora"])
+@pytest.mark.parametrize("targets", ["all-linear", "some"])
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.filterwarnings("ignore")
-def test_an_adapters_weights_are_those_that_peft_trains(name, targets):
+def test_an_adapters_weights_are_those_that_peft_trains(name, targets, variant):
     some = {"gpt2": ["c_attn", "mlp.c_proj"], "lfm2": ["q_proj", "w1", "in_proj"]}.get(name, ["q_proj", "v_proj"])
-    targets = {"some": some, "head": [*some, "lm_head"]}.get(targets, targets)
-    trained, _ = lora(build(name), 4, targets).get_nb_trainable_parameters()
-    shape = budget.shape(TINY[name])
-    assert budget.estimate(shape, method="lora", lora_rank=4, target_modules=targets).trainable == trained
+    targets = some if targets == "some" else targets
+    trained, _ = lora(build(name), 4, targets, use_dora=variant == "dora").get_nb_trainable_parameters()
+    shape, knobs = budget.shape(TINY[name]), {"method": "lora", "lora_rank": 4, "lora_variant": variant}
+    assert budget.estimate(shape, **knobs, target_modules=targets).trainable == trained
     if targets != "all-linear":
-        text = ", ".join(targets)
-        assert budget.estimate(shape, method="lora", lora_rank=4, target_modules=text).trainable == trained
+        assert budget.estimate(shape, **knobs, target_modules=", ".join(targets)).trainable == trained
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_budget_and_training_take_the_same_names_of_layers(name):
+    shape, model = budget.shape(TINY[name]), build(name)
+    assert [line[0] for line in shape.linears] == list(adapters.linears(model))
+    for last in adapters.linear_names(adapters.linears(model)):
+        assert adapters.targets(model, f"{last}, ") == [last] and budget.adapted(shape, last)
+    for wrong in ("lm_head", "nowhere", "proj", ""):
+        for use in (lambda: adapters.targets(model, wrong), lambda: budget.adapted(shape, wrong)):  # noqa: B023
+            with pytest.raises(ConfigError, match=f"target_modules must .*; got '{wrong}'.*Known: all-linear, "):
+                use()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_reward_models_weights_are_those_that_train(tmp_path, tied, tuning):
+    tokenizer = models.load("smoke")[1]
+    torch.manual_seed(0)
+    config = llama(vocab_size=len(tokenizer), tie_word_embeddings=tied)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = RewardConfig(model=str(tmp_path), tuning=tuning)
+    model, tokenizer = rewards.from_language_model(tmp_path)
+    model = adapters.attach(model, config, tokenizer)
+    planned = budget.estimate(budget.shape_of("reward", config), **budget.knobs("reward", config))
+    assert planned.trainable == models.weights(model)["trainable_parameters"]
 
 
 def test_nano_is_the_shipped_model_and_smoke_the_one_that_is_made():
@@ -404,7 +431,8 @@ def test_advice_puts_first_what_is_enough_and_says_what_it_saves(llama_65b):
     assert budget.advice(llama_65b, before, **knobs) == []
     changes = budget.advice(llama_65b, 250 * 10**9, **knobs)
     assert changes[0].knobs == {"method": "lora", "quantization": "8bit"} and changes[0].fits
-    assert changes[0].text == "method full -> lora and quantization none -> 8bit"
+    assert changes[0].text == "tuning full -> lora and quantization none -> 8bit"
+    assert changes[-1].text == "optimizer adamw -> paged_adamw_8bit in a trainer of your own"
     assert {"optimizer": "paged_adamw_8bit"} in [change.knobs for change in changes]
     for change in changes:
         after = budget.estimate(llama_65b, **knobs | change.knobs).total
@@ -417,7 +445,28 @@ def test_advice_lowers_a_number_no_further_than_it_must():
     knobs = {"batch_size": 64, "seq_length": 1024, "stage": "pretrain"}
     first = budget.advice(shape, budget.estimate(shape, **knobs | {"batch_size": 16}).total, **knobs)[0]
     assert first.knobs == {"batch_size": 16} and first.text == "batch_size 64 -> 16"
-    assert not any("method" in change.knobs for change in budget.advice(shape, 1, **knobs))  # a base model needs all
+    changes = budget.advice(shape, 1, **knobs)
+    assert not any("method" in change.knobs for change in changes)  # a base model needs all
+    assert any(change.text.startswith("block_size 1024 -> ") for change in changes)
+
+
+def test_advice_lowers_the_rank_of_an_adapter():
+    shape = budget.shape(TINY["llama"])
+    knobs = {"method": "lora", "lora_rank": 64, "batch_size": 1, "seq_length": 64}
+    changes = budget.advice(shape, budget.estimate(shape, **knobs | {"lora_rank": 16}).total, **knobs)
+    assert changes[0].fits and changes[0].knobs == {"lora_rank": 16} and changes[0].text == "lora_rank 64 -> 16"
+    assert not any("lora_rank" in change.knobs for change in budget.advice(shape, 1, **knobs | {"method": "full"}))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_advice_names_parameters_that_a_config_has_and_quantizes_only_where_loading_does(device):
+    shape = budget.shape(TINY["llama"])
+    changes = budget.advice(shape, 1, method="lora", seq_length=512, device=device)
+    fields = {field.name for field in dataclasses.fields(SFTConfig)}
+    for change in changes:
+        own = change.text.endswith("in a trainer of your own")
+        assert own or (set(change.knobs) <= fields | {"seq_length"} and "method" not in change.text)
+    assert any("quantization" in change.knobs for change in changes) is (device in models.QUANTIZES)
 
 
 def test_advice_combines_where_no_change_is_enough_and_admits_defeat(llama_65b):
@@ -444,14 +493,57 @@ def test_knobs_follow_the_config_and_its_longest_rows(tmp_path):
     short = rows_of(tmp_path / "short.jsonl", ["one"] * 30)
     long = rows_of(tmp_path / "long.jsonl", ["one"] * 29 + ["a b " * 99])
     tokenizer = models.load("smoke")[1]
-    assert budget.row_length("sft", "smoke", short) == len(data.chat_row(tokenizer, "Say it", "one")["input_ids"])
-    assert budget.row_length("sft", "smoke", long) == len(data.chat_row(tokenizer, "Say it", "a b " * 99)["input_ids"])
+    for source, answer in ((short, "one"), (long, "a b " * 99)):
+        row = data.chat_row(tokenizer, "Say it", answer)
+        learned = sum(label != data.IGNORED for label in row["labels"])
+        assert budget.row_length("sft", "smoke", source) == (len(row["input_ids"]), learned)
     plain = budget.knobs("sft", SFTConfig(model="smoke", data=long, batch_size=5))
     assert plain["batch_size"] == 5 and "method" not in plain and plain["seq_length"] > 150
     config = QLoRAConfig(model="smoke", data=short, lora_rank=3, target_modules="q_proj")
     found = budget.estimate(budget.shape("smoke"), **budget.knobs("sft", config))
     assert found.trainable == 3 * (64 + 64) and found.bits_per_weight < 4.2  # one attention layer
     assert budget.knobs("pretrain", PretrainConfig(block_size=77))["seq_length"] == 77
+
+
+def test_only_learned_tokens_have_logits_on_a_cpu_and_rows_are_padded(tmp_path, monkeypatch):
+    source = rows_of(tmp_path / "short.jsonl", ["one"] * 30)
+    length, learned = budget.row_length("sft", "smoke", source)
+    config, shape = SFTConfig(model="smoke", data=source, batch_size=4), budget.shape("smoke")
+    knobs = budget.knobs("sft", config)
+    assert knobs["seq_length"] == 16 > length and knobs["learned_tokens"] == learned < length
+    assert budget.estimate(shape, **knobs).parts["logits"] == 16 * 4 * learned * shape.vocab
+    for other in ({"loss_on": "all"}, {"replay": 0.1}):
+        assert "learned_tokens" not in budget.knobs("sft", dataclasses.replace(config, **other))
+    monkeypatch.setattr(models, "device", lambda: "cuda")
+    assert budget.knobs("sft", config)["seq_length"] == length
+
+
+def test_the_base_is_known_by_its_name_too():
+    for stage, config in (("dpo", DPOConfig), ("reward", RewardConfig), ("sft", SFTConfig)):
+        assert budget.knobs(stage, config(tuning="lora", parent="nano"))["token_rows"] == 3
+    assert "token_rows" not in budget.knobs("dpo", DPOConfig(tuning="lora", parent="sft-nano-0"))
+
+
+def test_a_file_that_was_edited_is_read_again(tmp_path):
+    source = rows_of(tmp_path / "rows.jsonl", ["one"] * 30)
+    before = budget.row_length("sft", "smoke", source)
+    rows_of(tmp_path / "rows.jsonl", ["one two three"] * 30)
+    assert budget.row_length("sft", "smoke", source) > before
+    config = SFTConfig(model=str(tmp_path / "model"))
+    for layers in (2, 3):
+        llama(num_hidden_layers=layers).save_pretrained(tmp_path / "model")
+        assert budget.shape_of("sft", config).layers == layers
+
+
+def test_a_tokenizer_without_a_chat_template_is_given_the_plain_one(tmp_path):
+    tokenizer = models.load("smoke")[1]
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    llama(vocab_size=len(tokenizer), max_position_embeddings=12).save_pretrained(tmp_path)
+    tokenizer.chat_template = data.PLAIN_TEMPLATE
+    source = rows_of(tmp_path / "rows.jsonl", ["one"] * 30)
+    whole = len(data.chat_row(tokenizer, "Say it", "one")["input_ids"])
+    assert budget.row_length("sft", str(tmp_path), source)[0] == min(12, whole)  # as much as the model reads
 
 
 def test_a_model_without_a_tokenizer_is_named(tmp_path):
@@ -467,7 +559,11 @@ def test_a_model_without_a_tokenizer_is_named(tmp_path):
     "knobs, message",
     [
         ({"method": "lora", "lora_rank": 0}, "lora_rank must be a whole number >= 1; got 0. Write .* = 8"),
-        ({"method": "lora", "target_modules": ["q_pro"]}, "got 'q_pro'. Did you mean q_proj. Known: down_proj, gate"),
+        (
+            {"method": "lora", "target_modules": ["q_pro"]},
+            "got 'q_pro'. Did you mean q_proj. Known: all-linear, down_proj, gate",
+        ),
+        ({"method": "lora", "lora_variant": "olora"}, "lora_variant must be one of lora, rslora, dora; got 'olora'"),
         ({"method": "lora", "target_modules": []}, "target_modules must .*; got ''. Known: "),
         ({"method": "lora", "target_modules": "all_linear"}, "got 'all_linear'"),
         ({"quantization": "4bits"}, "quantization must be one of none, 8bit, 4bit; got '4bits'. .* '4bit'"),
@@ -517,6 +613,12 @@ def test_available_memory_is_the_least_of_machine_and_container(monkeypatch):
     assert 0 < budget.available_bytes("cpu") <= psutil.virtual_memory().total
     monkeypatch.setattr(budget, "_limits", lambda: [1000])
     assert 1000 < budget.available_bytes() <= 1000 + budget.PROCESS["cpu"]
+    with monkeypatch.context() as card:  # of 80 GB, of which others took 50
+        card.setattr(torch.cuda, "is_available", lambda: True)
+        card.setattr(torch.cuda, "mem_get_info", lambda: (30 * 10**9, 80 * 10**9))
+        card.setattr(torch.cuda, "memory_reserved", lambda: 3 * 10**9)
+        card.setattr(torch.cuda, "memory_allocated", lambda: 10**9)
+        assert budget.available_bytes("cuda") == 32 * 10**9 + budget.PROCESS["cuda"]
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="device must be one of this machine; got 'cuda'"):
             budget.available_bytes("cuda")
