@@ -152,7 +152,7 @@ def load(source: str | Path, *, seed: int = 0, quantization: str = "none", froze
     tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = transformers.GenerationConfig(**tokens)
     if tokenizer.chat_template:  # Gemma and Phi-3 end a turn with another of the model's stops than eos_token: take it
-        with contextlib.suppress(TemplateError):  # a template that takes no question and answer is told where it is used
+        with contextlib.suppress(TemplateError):  # one that takes no question and answer is told of where it is used
             learned = data.chat_row(tokenizer, "?", "!")["labels"]
             end = next((token for token in learned if token in stops(model, tokenizer)), tokenizer.eos_token_id)
             if end != tokenizer.eos_token_id:
@@ -203,6 +203,8 @@ def _load_adapter(source: str | Path, seed: int, quantization: str):
     with warnings.catch_warnings():  # peft only warns of weights that it leaves at their random start
         warnings.filterwarnings("error", message="Found missing adapter keys")
         model = PeftModel.from_pretrained(model, source)
+    if not tokenizer.chat_template and (Path(source) / "tokenizer_config.json").is_file():  # what it was trained with
+        tokenizer.chat_template = AutoTokenizer.from_pretrained(source, trust_remote_code=False).chat_template
     # a merged model may train again, all of it, as one that was loaded whole
     return (model.merge_and_unload().requires_grad_(True) if bits == "none" else model), tokenizer
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GPT2Config
 
 from labkit import adapters, budget, data, models, preferences
 from labkit.config import DPOConfig, ORPOConfig, SFTConfig
@@ -56,6 +57,31 @@ def test_only_the_adapter_trains_and_it_counts_rank_times_in_plus_out(folder):
     row = torch.tensor([data.chat_row(tokenizer, "Say river", "river.")["input_ids"]])
     with torch.no_grad():
         assert not torch.allclose(learned(row).logits, again(row).logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["lora", "dora"])
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+def test_gpt2_without_a_chat_template_gets_one_and_an_adapter_on_its_conv1d_layers(folder, tmp_path, variant):
+    tokenizer = models.load("smoke")[1]
+    tokenizer.chat_template = None
+    ends = {"bos_token_id": 0, "eos_token_id": 4}
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=len(tokenizer), **ends)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, tokenizer = models.load(tmp_path)
+    assert adapters.linear_names(adapters.linears(model)) == ["c_attn", "c_fc", "c_proj"]
+    assert adapters.untaught(model, tokenizer) == []
+    few = options(folder, data=str(folder / "sft.jsonl"), target_modules="c_attn,mlp.c_proj", lora_variant=variant)
+    config, said = SFTConfig(**few | {"model": str(tmp_path)}), []
+    run = sft.train(config, tmp_path, "gpt2", say=said.append)
+    assert "no chat template" in said[0]
+    learned, tokenizer = models.load(run.checkpoint)
+    assert tokenizer.chat_template == data.PLAIN_TEMPLATE and models.context(learned) == 64
+    moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, learned.get_parameter(name))}
+    assert moved == {f"transformer.h.{n}.{part}.weight" for n in (0, 1) for part in ("attn.c_attn", "mlp.c_proj")}
+    planned = budget.estimate(budget.shape_of("sft", config), **budget.knobs("sft", config))
+    assert planned.trainable == run.metrics["trainable_parameters"]
 
 
 def test_the_shipped_base_was_never_taught_its_chat_tokens_and_an_adapter_trains_their_rows(store, folder):
