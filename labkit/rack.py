@@ -5,11 +5,13 @@
     merged        (W + s B A) x               one matrix, as fast as the base, rounded to the number format of W
 
 A blend is an adapter of rank r_1 + ... + r_n, exact whatever the ranks (peft's "cat"; in its "linear" each B also meets
-the others' A). `merge_damage` measures what rounding costs; a 4-bit base (NF4, Dettmers et al. 2023) is rounded anew.
+the others' A). DoRA (Liu et al. 2024) rescales the rows of W too, which does not add up: it switches and merges, and is
+in no blend. `merge_damage` measures what rounding costs; a 4-bit base (NF4, Dettmers et al. 2023) is rounded anew.
 """
 
 import copy
 import math
+import numbers
 import tempfile
 import warnings
 from pathlib import Path
@@ -27,9 +29,10 @@ from safetensors.torch import load_file
 from transformers.utils import cached_file
 
 BASE = "base"  # peft's name for an adapter on no layer: while it is active, the bare base answers
-# What an adapter may set. Other settings change the base, or what a blend is: peft scales use_rslora's once too often.
+# What an adapter may set. Other settings change the base.
 PLAIN = "r lora_alpha lora_dropout target_modules fan_in_fan_out task_type auto_mapping inference_mode peft_version "
-PLAIN += "trainable_token_indices"
+PLAIN += "trainable_token_indices use_rslora use_dora init_lora_weights"
+STARTS = (True, False, "gaussian", "orthogonal", "eva")  # of A and B; "pissa" and its kind take theirs out of the base
 SIZES = "name", "rank", "trainable_weights", "bytes_on_disk", "base_bytes_on_disk"
 
 
@@ -48,7 +51,11 @@ class Rack:
         self.model = PeftModelForCausalLM(model, LoraConfig(target_modules=DUMMY_TARGET_MODULES), BASE).eval()
 
     def attach(self, name: str, folder: str | Path) -> None:
-        """Load a plain LoRA adapter, from its folder or by its run's id, beside the others; `switch` lets it answer."""
+        """Load a LoRA adapter, from its folder or by its run's id, beside the others; `switch` lets it answer.
+
+        One of rsLoRA (Kalajdzievski 2023) is the same adapter with another alpha, and becomes that: alpha / sqrt(r) =
+        (alpha sqrt(r)) / r. peft would scale it once too often in a blend.
+        """
         self._check_free(name)
         path = Path(folder)
         path = path if len(path.parts) > 1 or path.is_dir() else runs.get(str(folder)).checkpoint
@@ -60,8 +67,12 @@ class Rack:
             config, (base, _) = LoraConfig.from_pretrained(path), adapters.base_of(path)
             usual = LoraConfig(base_model_name_or_path=base).to_dict()
             odd = {key for key, value in config.to_dict().items() if value != usual.get(key)} - set(PLAIN.split())
+            odd |= {"init_lora_weights"} if config.init_lora_weights not in STARTS else set()
             if odd or not isinstance(config.target_modules, set):
                 raise ValueError(f"it is no plain LoRA: see {', '.join(sorted(odd)) or 'target_modules'}")
+            config.init_lora_weights = True  # its weights come from the file
+            if config.use_rslora:
+                config.lora_alpha, config.use_rslora = config.lora_alpha * math.sqrt(config.r), False
             with warnings.catch_warnings(action="ignore"):  # of names that are a part of "lora_": no matter here
                 self.model.add_adapter(name, config)
                 self._give_rows()
@@ -73,7 +84,7 @@ class Rack:
         except Exception as error:  # whatever json, safetensors and peft raise for files that do not fit
             self.model.delete_adapter(name) if name in self.model.peft_config else None
             what = f"the adapter must fit the base {self.source} ({' '.join(str(error).split())[:300]})"
-            remedy = "Attach plain LoRA, to a Rack of the base which its adapter_config.json names."
+            remedy = "Attach LoRA, rsLoRA or DoRA, to a Rack of the base which its adapter_config.json names."
             raise ModelError(what, got=str(folder), remedy=remedy) from error
         self.model.eval()  # peft makes an adapter's dropout in training mode
         self.folders[name] = path
@@ -91,11 +102,16 @@ class Rack:
 
     def blend(self, weights: dict[str, float], as_name: str = "blend") -> None:
         """Add the weighted sum of adapters as one more adapter, in place of an earlier blend, and switch to it."""
-        fine = all(type(weight) in (int, float) and math.isfinite(weight) for weight in weights.values())
+        real = [isinstance(weight, numbers.Real) and not isinstance(weight, bool) for weight in weights.values()]
+        fine = all(real) and all(map(math.isfinite, weights.values()))
         if not weights or not fine or as_name in weights:
             remedy = 'Write for example rack.blend({"a": 0.5, "b": 0.5}).'
             raise ConfigError(f"weights must be finite, of adapters other than {as_name}", got=weights, remedy=remedy)
-        parts = {name: weight for name, weight in weights.items() if self._known(name) and weight} or weights
+        weights = {self._known(name): float(weight) for name, weight in weights.items()}
+        parts = {name: weight for name, weight in weights.items() if weight} or weights
+        if dora := [name for name in parts if self.model.peft_config[name].use_dora]:
+            remedy = "Leave it out, or train it as LoRA: DoRA rescales each row of the base, which does not add up."
+            raise ConfigError("no part of a blend may be a DoRA adapter", got=dora, remedy=remedy)
         self.unload(as_name) if self.folders.get(as_name, "") is None else self._check_free(as_name)
         self.model.add_weighted_adapter(list(parts), list(parts.values()), as_name, combination_type="cat")
         self._blend_rows(parts, as_name)
@@ -136,6 +152,15 @@ class Rack:
         with warnings.catch_warnings(action="ignore"):  # of the rounding, once for each 4-bit layer
             model = copy.deepcopy(self.model).merge_and_unload(adapter_names=[self._known(name)])
         return model.requires_grad_(self.quantization == "none")  # the rack froze it
+
+    def save_merged(self, name: str, folder: str | Path) -> Path:
+        """Write the merged model and the tokenizer into a new folder, to be loaded anywhere. Raises ConfigError."""
+        path = Path(folder).expanduser()
+        if not str(folder).strip() or path.exists():
+            raise ConfigError("the folder must be named, and new", got=str(folder), remedy="Choose another folder.")
+        for part in (self.merged(name), self.tokenizer):
+            part.save_pretrained(path)
+        return path
 
     @torch.no_grad()
     def merge_damage(self, name: str, ids) -> dict[str, dict[str, float]]:

@@ -6,6 +6,7 @@ import shutil
 import warnings
 
 import ipywidgets
+import numpy
 import pytest
 import torch
 from hostile import HOSTILE
@@ -187,6 +188,62 @@ def test_linear_blending_would_mix_the_adapters_up(root):
     assert close(logits(rack), right)
 
 
+def test_weights_may_come_from_numpy(root, rack):
+    rack.blend({"a": numpy.float32(0.5), "b": numpy.int64(2)})
+    assert close(logits(rack), by_hand(root, {"a": 0.5, "b": 2.0}))
+
+
+def test_an_rslora_adapter_switches_and_blends_at_its_own_scale(root, tmp_path):
+    folder = train(root / "base", tmp_path / "rs", 5, r=4, lora_alpha=8, target_modules="all-linear", use_rslora=True)
+    rack, alone = Rack(root / "base"), models.load(folder)[0]
+    rack.attach("a", root / "a")
+    rack.attach("rs", folder)
+    with torch.no_grad():
+        assert close(logits(rack, "rs"), alone.eval()(IDS).logits)
+    own = logits(rack)
+    rack.blend({"rs": 1.0, "a": 0.0})
+    assert close(logits(rack), own) and not close(own, logits(rack, "a"))
+    rack.blend({"rs": 0.5, "a": 1.0})
+    merged, both = rack.merged("blend"), logits(rack)
+    with torch.no_grad():
+        assert close(merged(IDS).logits, both)
+        change = merged.get_input_embeddings().weight - alone.get_input_embeddings().weight
+    assert change.abs().max() == 0 and json.loads((folder / "adapter_config.json").read_text())["use_rslora"]
+
+
+def test_a_dora_adapter_switches_and_merges_and_is_in_no_blend(root, tmp_path, rack):
+    folder = train(root / "base", tmp_path / "dora", 6, r=4, lora_alpha=8, target_modules=["q_proj"], use_dora=True)
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    assert any("magnitude" in key for key in weights)
+    save_file({key: 1.5 * w if "magnitude" in key else w for key, w in weights.items()}, file, {"format": "pt"})
+    bare, a = logits(rack, ""), logits(rack, "a")
+    rack.attach("d", folder)
+    with torch.no_grad():
+        alone = models.load(folder)[0].eval()(IDS).logits
+        assert close(logits(rack, "d"), alone) and close(rack.merged("d")(IDS).logits, alone)
+    assert not torch.allclose(alone, bare, atol=1e-3)
+    assert rack.merge_damage("d", IDS)["fp32"]["max_difference"] < 1e-3
+    row = next(row for row in rack.sizes() if row["name"] == "d")
+    assert row["trainable_weights"] == 4 * (64 + 64) + 64  # and a length for each output
+    with pytest.raises(ConfigError, match=r"no part of a blend may be a DoRA adapter; got \['d'\]"):
+        rack.blend({"a": 1.0, "d": 0.5})
+    assert "blend" not in rack.folders and rack.active == "d"
+    rack.blend({"a": 1.0, "d": 0.0})
+    assert close(logits(rack), a)
+    rack.unload("d")
+    assert torch.equal(logits(rack, ""), bare)
+
+
+@pytest.mark.parametrize("start", [False, "gaussian", "orthogonal"])
+def test_how_an_adapter_began_is_no_matter(root, tmp_path, rack, start):
+    shutil.copytree(root / "b", tmp_path / "begun")
+    file = tmp_path / "begun" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "init_lora_weights": start}))
+    rack.attach("begun", tmp_path / "begun")
+    assert torch.equal(logits(rack, "begun"), logits(rack, "b"))
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, "0.5", None, True])
 def test_blend_weights_are_finite_numbers(rack, bad):
     with pytest.raises(ConfigError, match="finite"):
@@ -312,8 +369,9 @@ def test_a_base_of_the_same_shape_and_another_name_is_told(root, tmp_path):
 
 
 @pytest.mark.parametrize("change", [
-    {"use_dora": True}, {"bias": "all"}, {"init_lora_weights": "pissa"}, {"layer_replication": [[0, 2], [0, 2]]},
-    {"modules_to_save": ["lm_head"]}, {"use_rslora": True}, {"peft_type": "IA3"}, {"target_modules": ".*q_proj"},
+    {"use_dora": True}, {"bias": "all"}, {"init_lora_weights": "olora"}, {"init_lora_weights": "pissa"},
+    {"layer_replication": [[0, 2], [0, 2]]},
+    {"modules_to_save": ["lm_head"]}, {"peft_type": "IA3"}, {"target_modules": ".*q_proj"},
     {"r": 0}, {"r": "four"}, {"target_modules": ["nowhere"]}, {"megatron_config": {"x": 1}}, "no json", "no weights",
 ])  # fmt: skip
 def test_what_is_no_plain_adapter_changes_nothing(root, tmp_path, rack, change):
@@ -390,6 +448,31 @@ def test_weights_blend(view, rack):
         assert rack.active == "blend" and torch.equal(logits(rack), blended)
 
 
+def test_merging_shows_the_damage_and_saves_a_model_that_loads(view, rack, tmp_path):
+    for button in (view.merge_button, view.save_button):
+        button.click()
+        assert "must be active to be merged" in view.error.value
+    view.active.value = "a"
+    view.merge_button.click()
+    assert [row["merged into"] for row in view.damage.rows] == ["fp32", "bf16", "4bit"] and not view.error.value
+    said = rack.tokenizer.apply_chat_template(
+        [{"role": "user", "content": view.prompt.value}], add_generation_prompt=True, return_dict=True
+    )
+    found = rack.merge_damage("a", said["input_ids"])
+    assert [row["mean_kl"] for row in view.damage.rows] == [row["mean_kl"] for row in found.values()]
+    bundle = view._repr_mimebundle_()
+    assert "mean_kl" in bundle["text/plain"] and "mean_kl" in bundle["text/html"] and rack.active == "a"
+    for bad in ("", "  ", str(tmp_path)):
+        view.save(bad)
+        assert "must be named, and new" in view.error.value
+    view.folder.value = str(tmp_path / "merged")
+    view.folder._handle_custom_msg({"event": "submit"}, [])  # what the browser sends for Enter
+    assert str(tmp_path / "merged") in view.merging.value and not view.error.value
+    model, tokenizer = models.load(tmp_path / "merged")
+    with torch.no_grad():
+        assert close(model.eval()(IDS).logits, logits(rack, "a")) and tokenizer.chat_template
+
+
 def test_ask_puts_the_prompt_to_the_base_and_every_adapter(view, rack):
     rack.switch("b")
     view.ask_button.click()
@@ -459,7 +542,7 @@ def test_every_control_has_a_label_and_a_tooltip_and_clamps_nothing(view):
         left += getattr(widget, "children", ())
         if isinstance(widget, ipywidgets.ValueWidget | ipywidgets.Button) and not isinstance(widget, ipywidgets.HTML):
             controls.append(widget)
-    assert len(controls) == 8 and all(control.description and control.tooltip for control in controls)
+    assert len(controls) == 11 and all(control.description and control.tooltip for control in controls)
     assert not any("Bounded" in type(control).__name__ or "Slider" in type(control).__name__ for control in controls)
     assert len({control.description for control in controls}) == len(controls)
 

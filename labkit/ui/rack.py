@@ -1,7 +1,8 @@
-"""The rack on the screen: switch, blend and unload adapters, and ask the base and every adapter the same."""
+"""The rack on the screen: switch, blend, merge and unload adapters, and ask the base and every adapter the same."""
 
 import ipywidgets as widgets
 
+from labkit import data
 from labkit.errors import ConfigError, LabError
 from labkit.evaluate import answers
 from labkit.rack import Rack
@@ -14,15 +15,17 @@ WIDE = {"flex": "1 1 24em", "width": "auto"}
 
 
 class RackView(widgets.VBox):
-    """A rack. `ask`, `blend`, `unload` do from code what the buttons do; `refresh` shows what the rack did without it.
+    """A rack. `ask`, `blend`, `merge`, `save` and `unload` do from code what the buttons do; `refresh` shows what the
+    rack did without it.
 
-    answers: rows {adapter, text, stopped} of what `asked` got. They are greedy, in the chat format. What goes wrong is
-    told in the error line. A saved notebook keeps answers and sizes as they were when the view was displayed.
+    answers: rows {adapter, text, stopped} of what `asked` got. They are greedy, in the chat format. damage: the table
+    of what merging the active adapter changed. What goes wrong is told in the error line. A saved notebook keeps
+    answers, damage and sizes as they were when the view was displayed.
     """
 
     def __init__(self, rack: Rack, *, question: str = "What is an LLM?", max_new_tokens: int = 64):
         self.rack, self.max_new_tokens, self.answers, self.asked = rack, max_new_tokens, [], ""
-        self._refreshing, self.sizes = False, Table([])
+        self._refreshing, self.sizes, self.damage = False, Table([]), Table([])
         self.active = widgets.Dropdown(
             description="Active adapter", tooltip="Which adapter answers where rack.model is used.", style=LABEL
         )
@@ -34,9 +37,17 @@ class RackView(widgets.VBox):
         self.prompt = widgets.Text(value=question, description="Prompt", tooltip=tip, style=LABEL, layout=WIDE)
         self.prompt.on_msg(lambda box, content, buffers: content.get("event") == "submit" and self.ask())  # Enter
         self.ask_button = self._button("Ask", "Put the prompt to the base and to every adapter.", self.ask, "primary")
-        self.error, self.panes, self.table = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        rows = [[self.active, self.unload_button], [self.weight_row, self.blend_button], [self.prompt, self.ask_button]]
-        super().__init__([*(widgets.HBox(row, layout=WRAP) for row in rows), self.error, self.panes, self.table])
+        tip = "Merge the active adapter into a copy of the base, in three formats, and show what rounding changes."
+        self.merge_button = self._button("Merge damage", tip, self.merge)
+        tip = "A new folder for the base with the active adapter merged into it; Enter saves."
+        self.folder = widgets.Text(description="Merged into", placeholder="folder", tooltip=tip, style=LABEL)
+        self.folder.on_msg(lambda box, content, buffers: content.get("event") == "submit" and self.save())
+        self.save_button = self._button("Save merged", "Merge the active adapter and save the whole model.", self.save)
+        self.error, self.panes, self.table, self.merging = (widgets.HTML() for _ in range(4))
+        rows = [[self.active, self.unload_button], [self.weight_row, self.blend_button]]
+        rows += [[self.merge_button, self.folder, self.save_button], [self.prompt, self.ask_button]]
+        shown = [self.error, self.merging, self.panes, self.table]
+        super().__init__([*(widgets.HBox(row, layout=WRAP) for row in rows), *shown])
         self.refresh()
 
     def ask(self, prompt: str | None = None) -> None:
@@ -46,6 +57,14 @@ class RackView(widgets.VBox):
     def blend(self) -> None:
         """Blend the adapters by the weights in their boxes, and switch to the blend."""
         self._do(lambda: self.rack.blend({name: box.value for name, box in self.weights.items()}))
+
+    def merge(self) -> None:
+        """Show what merging the active adapter changes of the logits, at the tokens of the prompt."""
+        self._do(self._merge)
+
+    def save(self, folder: str | None = None) -> None:
+        """Merge the active adapter and save the model to a folder (default: the box's)."""
+        self._do(lambda: self._save(self.folder.value if folder is None else folder))
 
     def unload(self) -> None:
         """Unload the active adapter."""
@@ -70,10 +89,31 @@ class RackView(widgets.VBox):
         if not self._refreshing:
             self._do(lambda: self.rack.switch(change["new"]))
 
-    def _unload(self) -> None:
+    def _active(self, done: str) -> str:
         if not self.rack.active:
-            raise ConfigError("an adapter must be active to be unloaded", got=NONE, remedy="Choose it in the list.")
-        self.rack.unload(self.rack.active)
+            raise ConfigError(f"an adapter must be active to be {done}", got=NONE, remedy="Choose it in the list.")
+        return self.rack.active
+
+    def _unload(self) -> None:
+        self.rack.unload(self._active("unloaded"))
+
+    def _merge(self) -> None:
+        name = self._active("merged")
+        self.merging.value = f"<div style='{FAINT}'>merging {safe_html(name)} ...</div>"
+        try:
+            said = data.messages(self.prompt.value)
+            ids = self.rack.tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=True)[
+                "input_ids"
+            ]
+            found = self.rack.merge_damage(name, ids)
+            self.damage = Table([{"adapter": name, "merged into": form, **row} for form, row in found.items()])
+        finally:
+            self.merging.value = self.damage._repr_html_() if self.damage.rows else ""
+
+    def _save(self, folder: str) -> None:
+        name = self._active("merged")
+        path = self.rack.save_merged(name, folder)
+        self.merging.value = f"<div style='{FAINT}'>the base with {safe_html(name)} is in {safe_html(str(path))}</div>"
 
     def _ask(self, prompt: str) -> None:
         if not prompt.strip():
@@ -125,5 +165,7 @@ class RackView(widgets.VBox):
         """The live view, and beside it answers and sizes for where no widget runs."""
         rows = [f"== {row['adapter']}\n{safe_text(row['text'])}\n[{self._note(row)}]" for row in self.answers]
         asked = f"> {safe_text(self.asked)}" if rows else "nothing asked yet"
-        plain, rich = "\n".join([asked, *rows, "", repr(self.sizes)]), self.panes.value + self.table.value
+        merged = ["", repr(self.damage)] if self.damage.rows else []
+        plain = "\n".join([asked, *rows, *merged, "", repr(self.sizes)])
+        rich = self.merging.value + self.panes.value + self.table.value
         return {**super()._repr_mimebundle_(**kwargs), "text/plain": plain, "text/html": rich}
