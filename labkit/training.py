@@ -234,29 +234,40 @@ def load(run: Run, config: Config, source: str | Path, loader: Callable = models
 def probe(config: Config, knobs: dict, n: int = 3) -> float:
     """Seconds per step of a training with these knobs of `budget.knobs`, from n steps on random tokens; none is kept.
 
-    The loss is next-token prediction in every stage. A pair counts as two rows. Raises ConfigError for PPO, most of
-    whose time goes into sampling.
+    With the stage's own optimizer and form of attention. The loss is next-token prediction in every stage, of as many
+    tokens as are learned of a row where SFT on a CPU scores no others. A pair counts as two rows. Raises ConfigError
+    for PPO, most of whose time goes into sampling.
     """
+    from labkit.stages import pretrain, sft  # they are built on this module
+
     if knobs["stage"] == "ppo":
         raise ConfigError(
             "stage cannot be probed", got="ppo", remedy="Train a few steps: the panel then knows the pace."
         )
-    rows = knobs["batch_size"] * (2 if knobs["stage"] in budget.PAIRED else 1)
+    rows, length = knobs["batch_size"] * (2 if knobs["stage"] in budget.PAIRED else 1), knobs["seq_length"]
     quantization, lora = knobs.get("quantization", "none"), knobs.get("method") == "lora"
     if knobs["stage"] == "pretrain" and config.model == "nano":
         size = {"hidden_size": config.hidden_size, "layers": config.layers, "heads": config.heads}
         model = AutoModelForCausalLM.from_config(models.nano_config(config.vocab_size, **size))
     else:
-        source = data.BASE if config.model == "nano" else config.model
-        model, tokenizer = models.load(source, quantization=quantization, frozen=lora)
+        model, tokenizer = models.load(config.model, quantization=quantization, frozen=lora)
         model = adapters.attach(model, config, tokenizer) if lora else model
     model = model.to(models.device()).train()
-    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
-    ids = torch.randint(model.config.vocab_size, (rows, knobs["seq_length"]), device=model.device)
+    if knobs["stage"] in ("sft", "reward"):
+        write_attention_out(model, length)
+    if knobs["stage"] == "sft" and models.device() == "cpu":
+        sft.score_learned_tokens_only(model)
+    if knobs.get("optimizer") == "muon":
+        optimizer = pretrain.MuonWithAdamW(model, config.learning_rate)
+    else:
+        optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
+    ids = torch.randint(model.config.get_text_config().vocab_size, (rows, length), device=model.device)
+    labels = ids.clone()
+    labels[:, : max(0, length - knobs.get("learned_tokens", length))] = data.IGNORED
 
     def step() -> float:
         with models.autocast():
-            loss = model(input_ids=ids, labels=ids).loss
+            loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from labkit import adapters, budget, data, models, preferences
-from labkit.config import DPOConfig, ORPOConfig, SFTConfig
+from labkit.config import DPOConfig, LoRAConfig, ORPOConfig, SFTConfig
 from labkit.errors import ConfigError, ModelError
 from labkit.evaluate import answers
 from labkit.stages import dpo, sft
@@ -148,6 +148,18 @@ def test_a_parent_on_quantized_weights_is_refused_and_its_base_stays_as_it_is(fo
         dpo.train(config, parent.checkpoint, parent.id, say=quiet)
     with pytest.raises(ModelError, match="must be that of the adapter's own base"):
         models.load(parent.checkpoint, quantization="4bit")
+
+
+def test_the_sweep_of_ranks_keeps_the_updates_scale_or_is_refused():
+    plain = LoRAConfig(lora_rank=16, lora_alpha=32, ranks="4,64")
+    rescaled = dataclasses.replace(plain, lora_variant="rslora")
+    for rank in (1, 4, 16, 64, 256):
+        assert plain.alpha_at(rank) / rank == 2.0
+        assert rescaled.alpha_at(rank) / rank**0.5 == 32 / 16**0.5
+    high = {"lora_rank": 2, "lora_alpha": 128, "ranks": "2,65"}
+    with pytest.raises(ConfigError, match="ranks must keep lora_alpha <= 4096: rank 65 would need 4160; got '2,65'"):
+        LoRAConfig(**high)
+    assert LoRAConfig(**high, lora_variant="rslora").alpha_at(65) < 4096
 
 
 def test_an_unknown_layer_is_named_before_training(folder):

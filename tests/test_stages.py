@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from labkit import adapters, data, models, pipeline, runs
+from labkit import adapters, budget, data, models, pipeline, runs, training
 from labkit.config import DPOConfig, PretrainConfig, SFTConfig, sized
 from labkit.errors import DataError, RunError, TrainingError
 from labkit.stages import dpo, pretrain, sft
@@ -165,6 +165,41 @@ def test_a_loss_that_is_no_number_halts_the_training(folder, monkeypatch, stage)
     with pytest.raises(TrainingError, match="no longer a number at step 3"):
         module.train(kind(**values, data=str(folder / f"{file}.jsonl")), folder / "model", "tiny", say=quiet)
     assert len(seen) == 3 and runs.all_runs(stage)[-1].status == "failed"
+
+
+def test_a_probe_trains_as_the_stage_does(folder, monkeypatch):
+    seen = {}
+
+    def steps(step, n):
+        seen["loss"] = step()
+        return 1.0
+
+    plain = torch.nn.functional.cross_entropy
+
+    def counted(logits, targets, **options):
+        seen["scored"] = len(targets)
+        return plain(logits, targets, **options)
+
+    def muon(self, model, rate, plain=pretrain.MuonWithAdamW.__init__):
+        seen["muon"] = True
+        plain(self, model, rate)
+
+    monkeypatch.setattr(budget, "probe", steps)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", counted)
+    monkeypatch.setattr(pretrain.MuonWithAdamW, "__init__", muon)
+    attention = training.write_attention_out
+    monkeypatch.setattr(
+        training, "write_attention_out", lambda *given: seen.update(short=given[1]) or attention(*given)
+    )
+    for tuning in ("full", "lora"):
+        sft_config = SFTConfig(model=str(folder / "model"), data=str(folder / "sft.jsonl"), batch_size=3, tuning=tuning)
+        knobs = budget.knobs("sft", sft_config)
+        assert training.probe(sft_config, knobs) == 1.0 and math.isfinite(seen["loss"])
+        assert seen["scored"] == 3 * knobs["learned_tokens"] < 3 * (knobs["seq_length"] - 1)
+        assert seen["short"] == knobs["seq_length"] and "muon" not in seen
+    config = PretrainConfig(vocab_size=320, hidden_size=32, layers=2, heads=2, block_size=16, batch_size=2)
+    training.probe(config, budget.knobs("pretrain", config))
+    assert seen["muon"]
 
 
 def test_bad_rows_are_named_before_training(folder, tmp_path):

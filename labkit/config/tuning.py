@@ -144,6 +144,14 @@ class LoRAConfig(AdapterConfig):
             if not rank.strip().isdecimal() or not 1 <= int(rank) <= 1024:
                 what = "ranks must be whole numbers from 1 to 1024 parted by commas"
                 raise ConfigError(what, got=self.ranks, remedy='Write for example ranks = "4,16".')
+            if self.alpha_at(int(rank)) > 4096:  # what lora_alpha may be; told now and not when the sweep comes to it
+                what = f"ranks must keep lora_alpha <= 4096: rank {int(rank)} would need {self.alpha_at(int(rank))}"
+                raise ConfigError(what, got=self.ranks, remedy="Lower lora_alpha, or leave out the highest ranks.")
+
+    def alpha_at(self, rank: int) -> int:
+        """The lora_alpha that keeps the update's scale at another rank: alpha / rank, of rslora alpha / sqrt(rank)."""
+        grows = rank / self.lora_rank
+        return max(1, round(self.lora_alpha * (grows**0.5 if self.lora_variant == "rslora" else grows)))
 
 
 @dataclass(frozen=True, kw_only=True)
