@@ -131,7 +131,7 @@ def shape(source: str | Path | PretrainedConfig) -> Shape:
 
 def _folder(source: str | Path) -> str | Path:
     """Where the config and the tokenizer lie of what `models.load` takes."""
-    return data.BASE if str(source) in ("nano", "smoke") else fetch.resolve(source)
+    return data.BASE if str(source) == "smoke" else fetch.resolve(source)
 
 
 def _between(config, linears: list, modules: dict, weights: dict) -> int:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
+from jinja2 import TemplateError
 
 from labkit.errors import DataError, ModelError
 
@@ -195,7 +196,12 @@ def _templated(tokenizer, said: list[dict], **options) -> list[int]:
     if not tokenizer.chat_template:
         remedy = "Start from an SFT run of this model, which has one, or set chat_template in tokenizer_config.json."
         raise ModelError("the tokenizer must have a chat template", got=tokenizer.name_or_path, remedy=remedy)
-    return tokenizer.apply_chat_template(said, tokenize=True, return_dict=True, **options)["input_ids"]
+    try:
+        return tokenizer.apply_chat_template(said, tokenize=True, return_dict=True, **options)["input_ids"]
+    except TemplateError as error:
+        remedy = "Correct chat_template in its tokenizer_config.json."
+        what = f"the chat template must take a question and its answer ({error})"
+        raise ModelError(what, got=tokenizer.name_or_path, remedy=remedy) from error
 
 
 def _common_prefix(left: list[int], right: list[int]) -> int:

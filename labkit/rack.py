@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from labkit import adapters, data, models, runs  # before peft, which imports bitsandbytes: models silences it
+from labkit import adapters, data, fetch, models, runs  # before peft, which imports bitsandbytes: models silences it
 from labkit.errors import ConfigError, ModelError
 
 # isort: split
@@ -88,7 +88,8 @@ class Rack:
             raise ModelError(what, got=str(folder), remedy=remedy) from error
         self.model.eval()  # peft makes an adapter's dropout in training mode
         self.folders[name] = path
-        if Path(str(base)).resolve() != Path(self.source).resolve():  # the shapes fit, so that nothing else would tell
+        own = {Path(source).resolve() for source in (self.source, fetch.resolve(self.source))}
+        if Path(str(base)).resolve() not in own:  # the shapes fit, so that nothing else would tell
             warnings.warn(f"{name} was trained on {base}; the base of this rack is {self.source}", stacklevel=2)
 
     def switch(self, name: str) -> None:

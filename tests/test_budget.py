@@ -26,6 +26,7 @@ from transformers import (
 from labkit import adapters, budget, data, models, rewards
 from labkit.config import DPOConfig, PretrainConfig, QLoRAConfig, RewardConfig, SFTConfig
 from labkit.errors import ConfigError, ModelError
+from labkit.stages import sft
 from labkit.stages.pretrain import MuonWithAdamW
 
 GB = 1e9
@@ -230,6 +231,28 @@ def test_logits_of_a_large_vocabulary_are_what_a_step_takes(stage):
     parts = budget.estimate(budget.shape(config), stage=stage, batch_size=rows, seq_length=128).parts
     expected = sum(parts[name] for name in ("logits", "activations", "autocast"))
     assert parts["logits"] > 0.8 * expected and expected == pytest.approx(peak.most, rel=0.15)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_logits_of_learned_tokens_are_what_a_step_of_sft_takes_on_a_cpu():
+    from accelerate.utils.operations import convert_to_fp32
+
+    config = llama(vocab_size=8192, hidden_size=32, intermediate_size=64)
+    model = AutoModelForCausalLM.from_config(config).train()
+    model.set_attn_implementation("eager")
+    sft.score_learned_tokens_only(model)
+    ids = torch.randint(0, 8192, (4, 128))
+    labels = ids.clone()
+    labels[:, :96] = data.IGNORED
+    with Peak(model.parameters()) as peak:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = model(input_ids=ids, labels=labels)
+        convert_to_fp32(out)["loss"].backward()
+    planned = {"stage": "sft", "batch_size": 4, "seq_length": 128}
+    parts = budget.estimate(budget.shape(config), **planned, learned_tokens=32).parts
+    expected = sum(parts[name] for name in ("logits", "activations", "autocast"))
+    assert parts["logits"] > 0.5 * expected and expected == pytest.approx(peak.most, rel=0.15)
+    assert budget.estimate(budget.shape(config), **planned).parts["logits"] == 4 * parts["logits"]
 
 
 def state_bytes(optimizer):

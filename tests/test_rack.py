@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from test_chat import Tags
 
-from labkit import adapters, models
+from labkit import adapters, data, models
 from labkit.config import SFTConfig
 from labkit.errors import ConfigError, LabError, ModelError, RunError
 from labkit.evaluate import answers
@@ -401,6 +401,12 @@ def test_a_weight_too_many_or_too_few_is_told(root, tmp_path, rack):
         save_file(changed, tmp_path / "odd" / "adapter_model.safetensors")
         with pytest.raises(ModelError, match="1 weights have no partner"):
             rack.attach("x", tmp_path / "odd")
+
+
+def test_nano_is_the_base_that_its_adapters_name(tmp_path):
+    folder = train(data.BASE, tmp_path / "adapter", 0, r=2, target_modules=["q_proj"])
+    with warnings.catch_warnings(action="error", category=UserWarning):
+        Rack("nano").attach("a", folder)
 
 
 def test_a_base_that_is_an_adapter(root, tmp_path):
