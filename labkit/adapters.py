@@ -91,6 +91,7 @@ def attach(model: torch.nn.Module, config: TuningConfig, tokenizer) -> torch.nn.
         use_rslora=config.lora_variant == "rslora",
         use_dora=config.lora_variant == "dora",
         target_modules=targets(model, config.target_modules),
+        fan_in_fan_out=any(isinstance(part, Conv1D) for part in linears(model).values()),  # its weights are (in, out)
         trainable_token_indices=untaught(model, tokenizer) or None,
         task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # a reward model's score trains whole
     )

@@ -13,6 +13,7 @@ from labkit import adapters, budget, data, models, preferences
 from labkit.config import DPOConfig, LoRAConfig, ORPOConfig, SFTConfig
 from labkit.errors import ConfigError, ModelError
 from labkit.evaluate import answers
+from labkit.rack import Rack
 from labkit.stages import dpo, sft
 
 
@@ -60,7 +61,7 @@ def test_only_the_adapter_trains_and_it_counts_rank_times_in_plus_out(folder):
 
 
 @pytest.mark.parametrize("variant", ["lora", "dora"])
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+@pytest.mark.filterwarnings("error:fan_in_fan_out")
 def test_gpt2_without_a_chat_template_gets_one_and_an_adapter_on_its_conv1d_layers(folder, tmp_path, variant):
     tokenizer = models.load("smoke")[1]
     tokenizer.chat_template = None
@@ -82,6 +83,14 @@ def test_gpt2_without_a_chat_template_gets_one_and_an_adapter_on_its_conv1d_laye
     assert moved == {f"transformer.h.{n}.{part}.weight" for n in (0, 1) for part in ("attn.c_attn", "mlp.c_proj")}
     planned = budget.estimate(budget.shape_of("sft", config), **budget.knobs("sft", config))
     assert planned.trainable == run.metrics["trainable_parameters"]
+    shelf = Rack(tmp_path)
+    shelf.attach("taught", run.checkpoint)
+    shelf.switch("taught")
+    ids = torch.arange(5, 25).view(1, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(shelf.model(ids).logits, learned.eval()(ids).logits, rtol=1e-4, atol=1e-4)
+    assert shelf.tokenizer.chat_template == data.PLAIN_TEMPLATE
+    assert shelf.merge_damage("taught", ids)["fp32"]["max_difference"] < 1e-3
 
 
 def test_the_shipped_base_was_never_taught_its_chat_tokens_and_an_adapter_trains_their_rows(store, folder):

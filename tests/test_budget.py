@@ -140,6 +140,12 @@ def test_what_has_no_shape_is_named(source):
         budget.shape(source)
 
 
+def test_a_damaged_configuration_is_told_with_its_reason(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
+    with pytest.raises(ModelError, match=r"no usable configuration: .*hidden_size.*; got"):
+        budget.shape(tmp_path)
+
+
 # Bytes against torch and bitsandbytes
 
 
