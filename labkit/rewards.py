@@ -71,7 +71,7 @@ def encode(tokenizer, prompts: list[str | list[dict]], answers: list[str], max_l
 
 def context(model) -> int:
     """The most tokens of prompt and answer that are read."""
-    return min(1024, model.config.get_text_config().max_position_embeddings)
+    return min(1024, models.context(model))
 
 
 def from_language_model(source: str | Path, **options) -> tuple[torch.nn.Module, transformers.PreTrainedTokenizerBase]:

@@ -103,7 +103,7 @@ def train(
     transformers.set_seed(config.seed)
     pairs, held_out = preferences.pairs(config.data)
     model, tokenizer = training.load(run, config, source)  # with an adapter, the reference is the model without it
-    max_length = min(1024, model.config.max_position_embeddings)
+    max_length = min(1024, models.context(model))
     if config.data != "lab":
         for note in preferences.check(concatenate_datasets([pairs, held_out]), tokenizer, max_length):
             say(note)

@@ -19,7 +19,7 @@ import torch
 import transformers
 from datasets import concatenate_datasets
 
-from labkit import adapters, data, preferences, runs, training
+from labkit import adapters, data, models, preferences, runs, training
 from labkit.config import ORPOConfig
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its names may change: requirements.lock holds the version
@@ -94,7 +94,8 @@ def train(
     transformers.set_seed(config.seed)
     pairs, held_out = preferences.pairs(config.data)
     model, tokenizer = training.load(run, config, source)
-    max_length = min(1024, model.config.max_position_embeddings)
+    data.give_template(tokenizer)  # a base may have none
+    max_length = min(1024, models.context(model))
     if config.data not in ("lab", "all"):
         for note in preferences.check(concatenate_datasets([pairs, held_out]), tokenizer, max_length):
             say(note)

@@ -275,7 +275,7 @@ def train(
     transformers.set_seed(config.seed)
     pairs, held_out = preferences.pairs(config.data)
     model, tokenizer = training.load(run, config, source)
-    room = min(1024, model.config.max_position_embeddings) - config.max_new_tokens
+    room = min(1024, models.context(model)) - config.max_new_tokens
     if room < 1:
         what, most = "max_new_tokens must leave room for a prompt", room + config.max_new_tokens - 1
         raise ConfigError(what, got=config.max_new_tokens, remedy=f"Write max_new_tokens = {most} or less.")
