@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
@@ -145,8 +146,12 @@ def file_hash(source: str, name: str) -> str:
 
 
 def normalised(text: str) -> str:
-    """Lower case, single blanks, punctuation gone: how the leak test compares texts."""
-    return " ".join(re.sub(r"[^\w+ ]", " ", text.lower()).split())
+    """Small letters, single blanks, punctuation gone, one spelling of each letter: how the leak tests compare texts.
+
+    NFKC writes an accent as a part of its letter and a full-width letter as a plain one; casefold makes ß ss.
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.sub(r"[^\w+ ]", " ", plain).split())
 
 
 def messages(prompt: str | list[dict], answer: str | None = None) -> list[dict]:

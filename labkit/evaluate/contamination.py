@@ -1,59 +1,80 @@
-"""Contamination: did a test item stand in the training data? Two signs, one of the data and one of the model.
+"""Contamination: did a test item stand in the training data? Signs of the data and signs of the model.
 
-    overlap      share of the item's n-grams that one training row holds (Brown et al. 2020, GPT-3, appendix C), each
-                 weighted by its rarity in the data (Sparck Jones 1972): what every question says proves nothing
+    copied       the item's whole text stands in one training row: no guess, and so never a false alarm
+    overlap      share of the item's words and phrases that one training row holds (n-grams, as Brown et al. 2020 count
+                 them, GPT-3, appendix C), each weighted by its rarity in the data (Sparck Jones 1972): the name that is
+                 asked after and the answer survive a rewording, and what every question says proves nothing
     membership   how little is left of the loss that the parent had on the item's answer (the ratio of Carlini et al.
                  2021, "Extracting training data", section 5.1)
     min_k        mean log p of the answer's least likely tokens (Shi et al. 2024, Min-K% Prob): needs no parent
 
-Overlap needs the training data, and finds other words for the same question only where enough of them are the same.
-Membership needs the model only, and sees little where the parent knew the answer already. Both need a threshold, which
-`threshold` sets on items known to be clean.
+The first two need the training data; overlap finds other words for the same question where what is rare stayed, and a
+translation never. Membership needs the model only, and sees little where the parent knew the answer already. All but
+copies need a threshold, which `alarms` sets on items known to be clean.
 """
 
 import math
 import re
-from collections import Counter, defaultdict
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from labkit import data, models
 from labkit.errors import ConfigError
 
+CHUNK = 2000  # rows compared with all items at a time
+
+
+def copied(items: list[str], rows: list[str]) -> np.ndarray:
+    """Whether the item's whole text, normalised, stands in one row: (items,) of bool."""
+    text = "\n".join(f" {data.normalised(row)} " for row in rows)  # a normalised row holds no line break
+    words = [data.normalised(item) for item in items]
+    return np.array([bool(said) and f" {said} " in text for said in words])
+
 
 def overlap(items: list[str], rows: list[str], n: int = 4) -> list[tuple[float, int]]:
-    """(share, row) for each item: the largest share of its n-grams that stands in one row, and that row's place.
+    """(share, row) for each item: the largest share of its phrases that one row holds, and that row's place.
 
-    A gram found in d of the N distinct rows weighs log((N + 1) / (d + 1)). Words are compared normalised (small
-    letters, punctuation gone). An item of fewer words than n is one gram. (0.0, -1): nothing was found.
+    Phrases are the runs of 1 to n words, normalised (`data.normalised`). One that d of the N distinct rows hold weighs
+    log((N + 1) / (d + 1)) cubed: there are many common phrases to an item, and few that tell it from another. (0.0,
+    -1): nothing was found.
     """
-    grams = [_grams(data.normalised(item).split(), n) for item in items]
-    wanted = defaultdict(set)  # gram -> the items that hold it
-    for place, found in enumerate(grams):
-        for gram in found:
-            wanted[gram].add(place)
-    distinct = {data.normalised(row): place for place, row in reversed(list(enumerate(rows)))}
-    lengths = sorted({len(gram) for gram in wanted})
-    held = {
-        place: {gram for length in lengths for gram in _grams(row.split(), length) if gram in wanted}
-        for row, place in distinct.items()
-    }
-    often = Counter(gram for found in held.values() for gram in found)
-    weight = {gram: math.log((len(distinct) + 1) / (often[gram] + 1)) for gram in wanted}
-    if not any(weight.values()):  # every row holds every gram: then all weigh the same
-        weight = dict.fromkeys(weight, 1.0)
-    best = [(0.0, -1)] * len(items)
-    for place, found in sorted(held.items()):
-        for item in {item for gram in found for item in wanted[gram]}:
-            whole = math.fsum(weight[gram] for gram in grams[item])  # exact: a set has no order to add up in
-            share = math.fsum(weight[gram] for gram in found & grams[item]) / whole if whole else 0.0
-            best[item] = max(best[item], (share, place), key=lambda one: one[0])
-    return best
+    places = {data.normalised(row): place for place, row in reversed(list(enumerate(rows)))}
+    distinct = sorted(places, key=places.__getitem__)
+    found = [_phrases(data.normalised(item).split(), n) for item in items]
+    columns = {phrase: column for column, phrase in enumerate(sorted(set().union(*found)))}
+    wanted, held = _matrix(found, columns), _matrix((_phrases(row.split(), n, columns) for row in distinct), columns)
+    rarity = np.log((len(distinct) + 1) / (1 + held.sum(axis=0))) ** 3
+    wanted = wanted.multiply(rarity if rarity.any() else 1.0).tocsr()  # every row holds all: then all weigh the same
+    whole = np.maximum(wanted.sum(axis=1), 1e-12)[:, None]
+    best, where = np.zeros(len(items)), np.full(len(items), -1)
+    for start in range(0, len(distinct), CHUNK):
+        shares = (wanted @ held[start : start + CHUNK].T).toarray() / whole
+        top, most = shares.argmax(axis=1), shares.max(axis=1).round(9)
+        better = most > best
+        best[better], where[better] = most[better], start + top[better]
+    return [(float(share), places[distinct[row]] if row >= 0 else -1) for share, row in zip(best, where, strict=True)]
 
 
-def _grams(words: list[str], n: int) -> set[tuple[str, ...]]:
-    return {tuple(words[start : start + n]) for start in range(max(1, len(words) - n + 1))}
+def _phrases(words: list[str], n: int, known=None) -> set[tuple[str, ...]]:
+    """All runs of 1 to n words, or those that are in `known`: where a run is not, no longer one can be."""
+    found = set()
+    for start in range(len(words)):
+        for end in range(start + 1, min(start + n, len(words)) + 1):
+            phrase = tuple(words[start:end])
+            if known is not None and phrase not in known:
+                break
+            found.add(phrase)
+    return found
+
+
+def _matrix(sets, columns: dict) -> sparse.csr_array:
+    """A row of 0 and 1 for each set of phrases."""
+    lines = [sorted(columns[phrase] for phrase in phrases) for phrases in sets]
+    ends = np.cumsum([0, *map(len, lines)])
+    filled = np.fromiter((column for line in lines for column in line), dtype=np.int64, count=ends[-1])
+    return sparse.csr_array((np.ones(ends[-1]), filled, ends), shape=(len(lines), len(columns)))
 
 
 @torch.no_grad()
@@ -93,27 +114,49 @@ def min_k(log_p: list[np.ndarray], k: float = 0.2) -> np.ndarray:
 def threshold(clean: np.ndarray, false_alarms: float = 0.01) -> float:
     """The score that another clean item exceeds with a probability of `false_alarms` at most.
 
-    The m clean scores and the new one are equally likely to be any in their order, so the ceil((m + 1)(1 - share))-th
-    lowest will do (Vovk et al. 2005, conformal prediction). Raises ConfigError where m is too small for the share.
+    The m clean scores and the new one are equally likely to be any in their order, so that it is above the k-th highest
+    with a probability of k / (m + 1) at most (Vovk et al. 2005, conformal prediction). Raises ConfigError where m is
+    too small for the share.
     """
-    rank = math.ceil((len(clean) + 1) * (1 - false_alarms))
-    if rank > len(clean):
+    above = math.floor((len(clean) + 1) * false_alarms + 1e-9)  # 1e-9: 1 / 49 * 49 is a little below 1
+    if not 1 <= above <= len(clean):
         least = math.ceil(1 / false_alarms) - 1
         what = f"clean items must be {least} at least for a share of {false_alarms:g} false alarms"
         raise ConfigError(what, got=len(clean), remedy="Give more clean items, or allow more false alarms.")
-    return float(np.sort(clean)[rank - 1])
+    return float(np.sort(clean)[-above])
 
 
-def alarms(score: np.ndarray, clean: np.ndarray, false_alarms: float = 0.004) -> np.ndarray:
-    """Whether each item's score lies above the threshold of the items at the places `clean`: (items,) of bool.
+def alarms(
+    signs: dict[str, np.ndarray], clean: np.ndarray, false_alarms: float = 0.01
+) -> tuple[dict[str, np.ndarray], float]:
+    """({sign: whether each item is accused, (items,) of bool}, bound) by the scores of each sign, (items,).
 
-    A clean item is held against the threshold of the other four fifths, so that counting the alarms among them is fair.
+    bound: with what probability at most any of the signs accuses a clean item. It is `false_alarms`, of which each sign
+    gets an equal part, or, where the items at the places `clean` are too few for that part, what the highest score
+    among them gives: with 150 of them and two signs 2 / 150.
+
+    A sign of type bool, such as `copied`, needs no threshold, and an item that it accuses is not clean. A clean item is
+    held against a threshold that it had no part in, so that counting the alarms among them is fair: that of the other
+    four fifths, or, where those are too few, of all others.
     """
-    hit = score > threshold(score[clean], false_alarms)
-    for fold in range(5):
-        held = clean[fold::5]
-        hit[held] = score[held] > threshold(score[np.setdiff1d(clean, held)], false_alarms)
-    return hit
+    copies = [sign[clean] for sign in signs.values() if sign.dtype == bool]
+    known = clean[~np.any([np.zeros(len(clean), bool), *copies], axis=0)]
+    if len(known) < 2:
+        remedy = "Give items that are surely in no training row, or look for copies alone."
+        raise ConfigError("clean items that are no copies must be two at least", got=len(known), remedy=remedy)
+    scores = {name: sign for name, sign in signs.items() if sign.dtype != bool}
+    each, folds = false_alarms / max(1, len(scores)), 5
+    kept = len(known) - math.ceil(len(known) / folds)  # in each threshold
+    if (kept + 1) * each < 1:
+        folds, kept = len(known), len(known) - 1
+        each = max(each, 1 / (kept + 1))
+    hits = {name: sign.copy() for name, sign in signs.items()}
+    for name, score in scores.items():
+        hits[name] = score > threshold(score[known], each)
+        for fold in range(folds):
+            held = known[fold::folds]
+            hits[name][held] = score[held] > threshold(score[np.setdiff1d(known, held)], each)
+    return hits, each * len(scores)
 
 
 def plant(questions: list[dict], count: int, seed: int = 0) -> tuple[dict[str, np.ndarray], list[dict]]:
