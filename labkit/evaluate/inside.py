@@ -15,7 +15,9 @@ import resource
 import sys
 from pathlib import Path
 
-MEMORY, FILE, OPEN_FILES = 512 * 2**20, 2**20, 32  # bytes of memory, bytes of one file, files open at once
+# bytes of memory, bytes of one file, files open at once: a deleted file keeps its bytes while it is open, so that the
+# last two together bound what the look at the folder cannot see
+MEMORY, FILE, OPEN_FILES = 512 * 2**20, 2**18, 16
 
 # number of each system call on x86_64 and, None where it has none, on aarch64
 ALLOWED = {
@@ -172,11 +174,21 @@ def serve(source: str, name: str, asked, answers) -> None:
                 answers.write(json.dumps({"unfit": unfit}) + "\n")
                 return
             arguments, named = unpacked(json.loads(line))
-            answer = {"value": packed(space[name](*arguments, **named))}
+            value = space[name](*arguments, **named)
         except Exception as error:
-            answer = {"raised": type(error).__name__, "text": str(error)[:200]}
-        answers.write(json.dumps(answer) + "\n")
+            answer = json.dumps({"raised": type(error).__name__, "text": str(error)[:200]})
+        else:
+            answer = answer_line(value)
+        answers.write(answer + "\n")
         answers.flush()
+
+
+def answer_line(value) -> str:
+    """The value as JSON. One that cannot be sent is no error of the function: a test may wait for an error."""
+    try:
+        return json.dumps({"value": packed(value)})
+    except Exception as error:  # TypeError, RecursionError, ValueError of a number of thousands of digits
+        return json.dumps({"unfit": f"the answer cannot be sent: {type(error).__name__}: {str(error)[:200]}"})
 
 
 class Unfit(BaseException):

@@ -6,9 +6,11 @@ does to its own process (os._exit, patched builtins, forged output, a value that
 only return wrong values. Both are behind the walls of `inside`. Neither can start another process, so that killing two
 processes kills everything.
 
-Limits: seconds by the wall clock, memory, one process without threads each, bytes printed, bytes and number of files. A
-program can learn that a file outside exists (stat), not what it holds. Where the kernel lacks the walls (Linux before
-6.2, another system, a container that forbids them) `run` refuses.
+Limits: seconds by the wall clock, memory, one process without threads each, bytes printed, bytes and number of files:
+4 MiB of what the folder shows, looked at every 10 ms, and as much again in files that are open and already deleted,
+for a process may have 16 open of 256 KiB each. A program can learn that a file outside exists (stat), not what it
+holds. Where the kernel lacks the walls (Linux before 6.2, another system, a container that forbids them) `run` refuses;
+`refusal` asks beforehand.
 """
 
 import contextlib
@@ -30,6 +32,7 @@ from labkit.errors import LabError
 
 OUTPUT, DISK, FILES = 2**16, 4 * 2**20, 64  # bytes printed, bytes of files, number of files
 LOOK = 0.01  # seconds between two looks at the folder
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # "QUOTA PERIOD" in microseconds, in a container
 
 
 class SandboxError(LabError):
@@ -51,17 +54,36 @@ def run(program: str, test: str, entry_point: str, *, setup: str = "", seconds: 
     program: untrusted source. test: trusted source that calls `entry_point` and raises where it is wrong. setup:
     trusted source run before the test in its process, for helpers that it needs. Arguments and values must be plain
     data (None, numbers, text, bytes, lists, tuples, sets, dicts): the program gets copies, so that a change it makes to
-    an argument is not seen. Raises SandboxError where the program cannot be isolated.
+    an argument is not seen, and one that returns anything else, such as a Fraction, has failed. Raises SandboxError
+    where the program cannot be isolated.
     """
     _proven()
     return _run(program, test, entry_point, setup, seconds)
 
 
 def run_all(tasks: Iterable[dict], *, seconds: float = 5.0) -> list[Verdict]:
-    """The verdicts on many {program, test, entry_point, setup}, as many at a time as there are CPUs."""
+    """The verdicts on many {program, test, entry_point, setup}, as many at a time as there are CPUs to use."""
     _proven()
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(lambda task: run(**task, seconds=seconds), tasks))
+    with ThreadPoolExecutor(_at_once()) as pool:
+        return list(pool.map(lambda task: run(**task, seconds=seconds), tasks))  # an interrupt cancels what waits
+
+
+def refusal() -> str:
+    """Why this machine runs no generated code, or "" where it does."""
+    try:
+        _proven()
+    except SandboxError as error:
+        return str(error)
+    return ""
+
+
+def _at_once() -> int:
+    """The CPUs that this process may use: those it is bound to, and no more than its container's share of time."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # "max 100000", or no such file
+        quota, period = CPU_MAX.read_text(encoding="ascii").split()
+        cpus = min(cpus, max(1, int(quota) // int(period)))
+    return cpus
 
 
 @functools.cache
