@@ -145,7 +145,18 @@ def fetch(
 @app.command()
 def doctor() -> None:
     """What this machine can do, what is missing and what to do about it. Exit code 1 where something needed is."""
-    checks = [_python(), *_packages(), _memory(), _cores(), _disk(), _bf16(), _devices(), _git(), _chromium()]
+    checks = [
+        _python(),
+        *_packages(),
+        _memory(),
+        _cores(),
+        _disk(),
+        _bf16(),
+        _devices(),
+        _sandbox(),
+        _git(),
+        _chromium(),
+    ]
     for level, name, found, remedy in checks:
         typer.echo(f"{level:<8}{name:<14}{found}")
         if level != "ok" and remedy:
@@ -244,6 +255,14 @@ def _devices():
     found = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     found += ["Apple GPU (mps)"] if torch.backends.mps.is_available() else []
     return "ok", "devices", ", ".join(["CPU", *found]), ""
+
+
+def _sandbox():
+    from labkit.evaluate import sandbox
+
+    found = sandbox.refusal()
+    remedy = "Notebook 11 leaves out what runs generated code: pass@k, HumanEval, the task lab_functions."
+    return "missing" if found else "ok", "sandbox", found or "isolates a program", remedy
 
 
 def _git():

@@ -13,6 +13,7 @@ from labkit import __main__ as cli
 from labkit import runs
 from labkit.config import DPOConfig, SFTConfig
 from labkit.errors import ConfigError
+from labkit.evaluate import sandbox
 
 runner = CliRunner()
 
@@ -126,10 +127,12 @@ def test_train_hands_the_checked_config_to_the_pipeline(store, tmp_path, monkeyp
 def test_doctor_tells_what_is_here_and_fails_only_for_what_is_needed(store, monkeypatch):
     monkeypatch.setattr(cli, "_devices", lambda: ("ok", "devices", "CPU", ""))
     monkeypatch.setattr(cli, "_chromium", lambda: ("missing", "chromium", "not found", "Install it."))
+    monkeypatch.setattr(sandbox, "refusal", lambda: "SandboxError: no walls")
     here = runner.invoke(cli.app, ["doctor"])
-    names = "python torch transformers papermill memory cores disk bf16 devices git chromium".split()
+    names = "python torch transformers papermill memory cores disk bf16 devices sandbox git chromium".split()
     assert all(name in here.stdout for name in names), here.stdout
     assert here.exit_code == 0 and "everything needed is here" in here.stdout and "-> Install it." in here.stdout
+    assert "no walls" in here.stdout and "Notebook 11 leaves out" in here.stdout
     monkeypatch.setattr(cli, "NEEDED", "torch no-such-package")
     gone = runner.invoke(cli.app, ["doctor"])
     assert gone.exit_code == 1 and "MISSING no-such-package" in gone.stdout and "make lab" in gone.stdout
