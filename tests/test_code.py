@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import itertools
-import math
 import random
 
 import numpy as np
@@ -90,8 +89,17 @@ def test_a_tested_function_takes_more_than_its_name():
 def test_a_completion_without_indentation_is_a_body():
     problem = code.functions()[1][0]
     answer = problem["canonical_solution"].strip()
-    assert (
-        code.process_results(problem, [answer]) == code.process_results(problem, [f"    {answer}"]) == {"pass@1": 1.0}
-    )
-    assert code.process_results(problem, [""]) == {"pass@1": 0.0}
-    assert math.isclose(code.process_results(problem, ["import os; os._exit(0)"])["pass@1"], 0)
+    for said in (answer, f"    {answer}"):
+        assert code.process_functions(problem, [said]) == {"pass@1": 1.0}
+    assert code.process_functions(problem, [""]) == {"pass@1": 0.0}
+    assert code.process_functions(problem, ["import os; os._exit(0)"]) == {"pass@1": 0.0}
+
+
+def test_humaneval_is_judged_as_it_is_written():
+    """As its authors judge it: a body without indentation is no program."""
+    problem = code.functions()[1][0]
+    answer = problem["canonical_solution"].strip()
+    assert code.process_results(problem, [f"    {answer}"]) == {"pass@1": 1.0}
+    assert code.process_results(problem, [answer]) == {"pass@1": 0.0}
+    task = (data.ROOT.parent / "labkit" / "evaluate" / "tasks" / "humaneval.yaml").read_text()
+    assert "code.process_results" in task and f"max_gen_toks: {code.NEW_TOKENS}" in task

@@ -17,6 +17,7 @@ from labkit import data
 from labkit.errors import ConfigError
 from labkit.evaluate import sandbox
 
+NEW_TOKENS = 1024  # that HumanEval allows, in the harness and in tasks/humaneval.yaml
 NUMBER, TEXT, LIST = ("x", "n", "value", "number"), ("s", "text", "word", "line"), ("xs", "items", "numbers", "values")
 # (argument's names, docstring, body, whether there is a second constant); {a}: the argument, {k} and {m}: constants
 FUNCTIONS = [
@@ -114,8 +115,13 @@ def functions_dataset(**_):
 
 
 def process_results(problem: dict, completions: list[str]) -> dict[str, float]:
-    """What the harness calls with a problem and what the model wrote: pass@1 of the first completion."""
-    return {"pass@1": float(sandbox.run(**task(problem, indented(completions[0]))).passed)}
+    """What the harness calls with a problem and what the model wrote: pass@1 of the first completion, as it stands."""
+    return {"pass@1": float(sandbox.run(**task(problem, completions[0])).passed)}
+
+
+def process_functions(problem: dict, completions: list[str]) -> dict[str, float]:
+    """The same for the one-line functions, which a model learns as answers: with the indentation put right."""
+    return process_results(problem, [indented(completions[0])])
 
 
 def indented(completion: str) -> str:
