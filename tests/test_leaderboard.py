@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from labkit import runs
-from labkit.config import SFTConfig
+from labkit.config import RewardConfig, SFTConfig
 from labkit.errors import ConfigError
 from labkit.evaluate import benchmarks, leaderboard
 
@@ -25,6 +25,38 @@ def test_scores_are_normalised_over_guessing():
     assert leaderboard.score(results) == pytest.approx((100 / 3 + 50) / 2)
     with pytest.raises(ConfigError, match="at least one task"):
         leaderboard.score({})
+
+
+def test_a_group_counts_as_one_task():
+    """Values by hand: three subjects and a task of one piece; each subject is normalised by itself."""
+    subjects = {
+        f"subject {n}": result(right, name="acc") for n, right in enumerate([[1, 1], [1, 1, 1, 0], [0, 0, 0, 0]])
+    }
+    group = {"metrics": {"acc": [0.5, 0.1]}, "random": 0.25, "items": 10, "parts": subjects}
+    results = {"group": group, "other": result([0, 1], random=0.0, name="pass@1")}
+    assert leaderboard.score(results) == pytest.approx(((100 + 200 / 3 + 0) / 3 + 50) / 2)
+    assert leaderboard.metric(group) == "acc" and leaderboard.share(group) == 0.5
+    assert leaderboard.share({**group, "metrics": {}}) == pytest.approx(1.75 / 3)
+    assert leaderboard.table({"one": results})[0]["group"] == 0.5
+    mixed = {**group, "parts": {**subjects, "subject 3": result([1], name="exact_match")}}
+    with pytest.raises(ConfigError, match="one of acc_norm, acc, pass@1"):
+        leaderboard.metric(mixed)
+    fewer = {"group": {**group, "parts": {**subjects, "subject 0": result([1], name="acc")}}, "other": results["other"]}
+    with pytest.raises(ConfigError, match="same items"):
+        leaderboard.difference(results, fewer)
+
+
+def test_the_interval_of_a_group_gives_each_task_the_same_weight():
+    """57 subjects that two models share, and one task in which they differ: the gap is half the task's own."""
+    rng = np.random.default_rng(0)
+    subjects = {f"subject {n}": result(rng.random(20) < 0.6) for n in range(57)}
+    group = {"metrics": {}, "random": 0.25, "items": 57 * 20, "parts": subjects}
+    first, second = rng.random(300) < 0.8, rng.random(300) < 0.5
+    alone = leaderboard.difference({"a": result(first)}, {"a": result(second)})
+    both = leaderboard.difference({"a": result(first), "g": group}, {"a": result(second), "g": group})
+    assert both[0] == pytest.approx(alone[0] / 2) and both[1:] == pytest.approx(np.array(alone[1:]) / 2, rel=0.1)
+    scores = leaderboard.redrawn({"a": result(first), "g": group})
+    assert scores.mean() == pytest.approx(leaderboard.score({"a": result(first), "g": group}), abs=0.5)
 
 
 def test_a_difference_is_paired():
@@ -98,3 +130,25 @@ def test_every_run_with_results_is_ranked(store):
     assert sorted(found) == sorted(names)
     assert [row["model"] for row in leaderboard.table(found)][:2] == names[:2]
     assert leaderboard.stored(["lab_mmlu"]) == {}
+
+
+def test_runs_that_could_be_ranked_and_are_not_are_named(store):
+    """Neither one that is ranked, nor another model's, nor a reward model, nor one without a checkpoint."""
+    made = {}
+    for name, stage, config in (
+        ("ranked", "sft", SFTConfig(model="smoke")), ("waits", "sft", SFTConfig(model="smoke", seed=1)),
+        ("partly", "sft", SFTConfig(model="smoke", seed=2)), ("other model", "sft", SFTConfig(model="nano")),
+        ("reward", "reward", RewardConfig(model="smoke")), ("empty", "sft", SFTConfig(model="smoke", seed=3)),
+        ("unfinished", "sft", SFTConfig(model="smoke", seed=4)),
+    ):  # fmt: skip
+        made[name] = runs.open_run(stage, config, parent="smoke")
+        if name != "empty":
+            made[name].checkpoint.mkdir()
+        if name != "unfinished":
+            made[name].finish()
+    for name, tasks in (("ranked", ("lab_mmlu", "lab_hellaswag")), ("partly", ("lab_mmlu",))):
+        kept = {benchmarks.key(task, 4, False): {task: result([1, 0, 1, 1])} for task in tasks}
+        (made[name].path / benchmarks.FILE).write_text(json.dumps(kept))
+    found = leaderboard.waiting(["lab_mmlu", "lab_hellaswag"], "smoke", limit=4)
+    assert [run.id for run in found] == [made["waits"].id, made["partly"].id]
+    assert [run.id for run in leaderboard.waiting(["lab_mmlu"], "smoke", limit=4)] == [made["waits"].id]
