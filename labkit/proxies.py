@@ -18,9 +18,9 @@ CONFOUNDED = 0.95  # share of pairs in which the confounded side is the better o
 def pairs(confound: str, count: int, *, noise: float = 0.0, seed: int = 0) -> list[dict]:
     """`count` of the lab's pairs, rows {prompt, chosen, rejected}, drawn by `seed`.
 
-    confound: "none", or which answer is the chosen one in 95% of the pairs: "shorter" or "longer". noise: share of
-    pairs that are turned round. More pairs contain the fewer of the same seed. Raises DataError where there are not
-    enough.
+    confound: "none", or which answer is the chosen one in 95% of the pairs: "shorter" or "longer". noise: with what
+    probability each pair is turned round. More pairs contain the fewer of the same seed, turned alike. Raises DataError
+    where there are not enough.
     """
     rng = np.random.default_rng(seed)
     lab = preferences.pairs("lab")[0].select_columns(["prompt", "chosen", "rejected"]).to_list()
@@ -33,7 +33,7 @@ def pairs(confound: str, count: int, *, noise: float = 0.0, seed: int = 0) -> li
         drawn = [row for side in sides if (row := next(fits if side else others, None))]
     if len(drawn) < count:
         raise DataError(f"pairs must be at most {len(drawn)} here", got=count, remedy="Write fewer.")
-    wrong = rng.permutation(count) < round(noise * count)
+    wrong = np.random.default_rng([seed, 1]).random(count) < noise  # of its own: a pair's turn depends on no other
     turned = {"chosen": "rejected", "rejected": "chosen", "prompt": "prompt"}
     return [
         {turned[name] if flip else name: text for name, text in row.items()}

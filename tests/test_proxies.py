@@ -20,12 +20,14 @@ def test_the_fault_is_in_the_pairs():
         assert {tuple(row.values()) for row in rows} <= lab
     noisy = proxies.pairs("none", 600, noise=0.3)
     turned = [(row["prompt"], row["chosen"], row["rejected"]) not in lab for row in noisy]
-    assert np.mean(turned) == pytest.approx(0.3, abs=0.005)
+    assert np.mean(turned) == pytest.approx(0.3, abs=0.06)  # three standard errors
 
 
 def test_more_pairs_contain_the_fewer_and_seeds_differ():
-    for confound in ("none", "shorter"):
-        few, many, other = (proxies.pairs(confound, count, seed=seed) for count, seed in ((32, 1), (64, 1), (32, 2)))
+    for confound, noise in (("none", 0.0), ("shorter", 0.0), ("none", 0.3), ("longer", 0.5)):
+        few, many, other = (
+            proxies.pairs(confound, count, noise=noise, seed=seed) for count, seed in ((32, 1), (64, 1), (32, 2))
+        )
         assert many[:32] == few and few != other
 
 
