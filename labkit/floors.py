@@ -30,7 +30,8 @@ FLOORS: list[tuple[str, str, Callable[[dict], float], float, str]] = [
     ("DPO declines safe", "07_dpo", lambda m: m["aligned_over_refusal"], 0.02, "below"),
     ("showdown, seconds of all trainings", "09_alignment_showdown", lambda m: m["train_seconds"], 1200, "below"),
     ("Goodhart, share of seeds that turn", "14_goodhart", lambda m: m["turned_seeds"] / m["seeds"], 2 / 3, "above"),
-    ("contamination found", "14_goodhart", lambda m: m["planted_found"], 0.95, "above"),
+    ("contamination found, as planted", "14_goodhart", lambda m: m["planted_found"], 0.99, "above"),  # copies
+    ("contamination found, reworded", "14_goodhart", lambda m: m["reworded_found"], 0.80, "above"),
     ("contamination, false alarms", "14_goodhart", lambda m: m["false_alarms"], 0.01, "below"),
     ("ORPO, seconds", "08_orpo", lambda m: m["train_seconds"], 180, "below"),
     ("ORPO win rate minus DPO's", "08_orpo", lambda m: m["win_rate"] - m["sft_dpo_win_rate"], -0.05, "above"),

@@ -24,6 +24,15 @@ def test_worst_slice_leaves_the_held_out_pairs_aside():
     assert floors.worst_slice({"held_out_accuracy": 0.1, "long_wrong_accuracy": 0.9, "compliance_accuracy": 0.8}) == 0.8
 
 
+def test_rewordings_have_a_floor_of_their_own():
+    """What is planted word for word is found by looking for copies: that alone says little."""
+    metrics = {"turned_seeds": 3, "seeds": 3, "planted_found": 1.0, "reworded_found": 0.7, "false_alarms": 0.004}
+    missed = [
+        row["what"] for row in floors.rows([{"notebook": "14_goodhart", "metrics": metrics}]) if not row["reached"]
+    ]
+    assert missed == ["contamination found, reworded"]
+
+
 def test_what_the_benchmark_reports_is_held_to_today_s_floors():
     found = json.loads((BENCHMARKS / "floors.json").read_text(encoding="utf-8"))["found"]
     goals = {what.strip(): (floor, side) for what, _, _, floor, side in floors.FLOORS}
