@@ -105,7 +105,7 @@ def bandit(reference, chosen, rejected, beta, name):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("dpo")
-    words = ["river", "stone", "lamp", "house"]
+    words = ["river", "stone", "lamp"]  # nine pairs, one of them held out
     rows = [
         {"prompt": f"Say {a} {b}", "chosen": f"{a} {b}.", "rejected": f"{a} {b}. I hope."} for a in words for b in words
     ]
