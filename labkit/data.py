@@ -93,7 +93,7 @@ def read(path: Path, columns: set[str]) -> Dataset:
 
 
 def corpus(source: str = "lab") -> tuple[Dataset, Dataset]:
-    """(train, held out) documents with a `text` column; of one's own file every hundredth is held out."""
+    """(train, held out) documents with a `text` column; of one's own file some are held out, see `split`."""
     if source == "lab":
         return read(LAB["corpus"], {"text"}), read(LAB["corpus_held_out"], {"text"})
     return split(read(Path(source), {"text"}))
@@ -126,7 +126,7 @@ def questions(model: str = "", source: str = "lab") -> list[dict]:
 
 
 def split(rows: Dataset) -> tuple[Dataset, Dataset]:
-    """(train, held out): every hundredth row is held out, of fewer than 800 about eight, of fewer than 80 every tenth.
+    """(train, held out): of 800 rows and more every hundredth is held out, of fewer about eight, of few every tenth.
 
     Raises DataError for one row.
     """

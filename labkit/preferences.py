@@ -27,7 +27,7 @@ def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
     shorter of SmolLM2's own two answers to an open question is chosen; a .jsonl, .json or .parquet file; a folder that
     `Dataset.save_to_disk` wrote or that holds such files; or a Hub id (its split "train"). Rows are plain (three texts)
     or conversational (lists of messages with role and content; the prompt may be missing where chosen and rejected
-    begin with it, as in UltraFeedback). Of one's own pairs those of every hundredth prompt are held out.
+    begin with it, as in UltraFeedback). Of one's own pairs those of some prompts are held out (`data.split`).
     Raises DataError, with every fault counted and its rows named.
     """
     if source in ("lab", "all"):

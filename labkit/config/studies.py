@@ -153,7 +153,7 @@ class GoodhartConfig(Config):
     confound: str = option(
         "shorter", "Which answer is the chosen one in nearly every pair.", choices=("none", "shorter", "longer")
     )
-    noise: float = option(0.0, "Share of the pairs whose labels are exchanged.", low=0.0, high=0.5)
+    noise: float = option(0.0, "Chance that the labels of a pair are exchanged.", low=0.0, high=0.5)
     pair_counts: str = option("32,480", "Numbers of pairs that reward models learn from, parted by commas.")
     proxy_steps: int = option(60, "Steps of 8 pairs that a reward model trains for.", low=1, high=100_000, unit="steps")
     kl_coefs: str = option("0.3,0.0", "Prices of a nat, falling, that PPO pays in turn, parted by commas.")
