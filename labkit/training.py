@@ -177,9 +177,11 @@ def watch_answers(recorder: Recorder, tokenizer, rows, reference: Callable | Non
                 torch.manual_seed(0)
                 said = answers.generate(model, tokenizer, texts, sample=True)
             asked = (some, [row["text"] for row in said], [row["stopped"] for row in said])
-            with reference(model) as start:
+            with models.autocast(), reference(model) as start:
                 before, _ = answers.log_probs(start, tokenizer, *asked)
-            numbers["held_out_kl"] = float((answers.log_probs(model, tokenizer, *asked)[0] - before).mean())
+            with models.autocast():  # both rounded alike
+                now, _ = answers.log_probs(model, tokenizer, *asked)
+            numbers["held_out_kl"] = float((now - before).mean())
         recorder.run.log(recorder.run.history()[-1]["step"], **numbers)
 
     recorder.at_look.append(look)

@@ -225,7 +225,7 @@ def test_items_trained_on_are_told_from_clean_ones(tmp_path, store):
     tokenizer = models.train_tokenizer([f"{item['prompt']} {item['answer']}" for item in items], 320)
     models.new_model(tokenizer, hidden_size=32, layers=2, heads=2, seed=0).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    rows = items[:20] * 3  # every tenth row is held out, none of them all three times
+    rows = [item for item in items[:20] for _ in range(3)]  # every tenth row is held out: of no item all three
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = SFTConfig(
         model=str(tmp_path / "model"), data=str(tmp_path / "rows.jsonl"), steps=200, eval_every=200, learning_rate=3e-3

@@ -112,7 +112,7 @@ def test_a_batch_gives_the_scores_of_one_by_one_on_either_side_of_padding(folder
     assert alone.shape == (4,) and alone.dtype == torch.float32 and len(set(alone.tolist())) == 4
     for side in ("left", "right"):
         score.tokenizer.padding_side = side
-        torch.testing.assert_close(score(PROMPTS, ANSWERS), alone, rtol=0.02, atol=0.02)
+        torch.testing.assert_close(score(PROMPTS, ANSWERS), alone, rtol=0.02, atol=0.05)  # bf16
         score.model.float()
         with torch.autocast("cpu", enabled=False):
             rows = rewards.encode(score.tokenizer, PROMPTS, ANSWERS, 512)
