@@ -209,9 +209,10 @@ def _load_adapter(source: str | Path, seed: int, quantization: str):
 
 
 def stops(model, tokenizer) -> set[int]:
-    """The tokens that end an answer: the tokenizer's eos_token, and whatever else the model's own settings name."""
+    """The tokens that end an answer: eos_token, bos_token, and whatever else the model's own settings name."""
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return {tokenizer.eos_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])} - {None}
+    ends = ends if isinstance(ends, (list, tuple)) else [ends]
+    return {tokenizer.eos_token_id, tokenizer.bos_token_id, *ends} - {None}
 
 
 def context(model, default: int = 1024) -> int:

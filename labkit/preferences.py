@@ -77,11 +77,11 @@ def from_instructions() -> Dataset:
     return Dataset.from_list(found)
 
 
-def check(rows: Dataset, tokenizer, max_length: int) -> list[str]:
+def check(rows: Dataset, tokenizer, max_length: int, answered: bool = True) -> list[str]:
     """What a reader should know of their pairs: those given twice, those that contradict others, those that are cut.
 
     Raises DataError where a prompt alone takes `max_length` tokens, so that nothing of its answers would be learned, or
-    where the answers differ only beyond them.
+    where the answers differ only beyond them. answered: the answers are learned from, not the prompts alone.
     """
     found, seen, alike, full = defaultdict(list), set(), [], {}
     for row in rows:
@@ -99,9 +99,9 @@ def check(rows: Dataset, tokenizer, max_length: int) -> list[str]:
         whole = [_tokens(tokenizer, [*said, _message("assistant", text)]) for text in answers]
         if asked >= max_length:
             full[number] = asked
-        elif whole[0][:max_length] == whole[1][:max_length]:
+        elif answered and whole[0][:max_length] == whole[1][:max_length]:
             alike.append(number)
-        elif max(map(len, whole)) > max_length:
+        elif answered and max(map(len, whole)) > max_length:
             found[f"are cut at {max_length} tokens"].append(number)
     if alike:
         what = f"{len(alike)} of {len(rows)} pairs are one and the same in {max_length} tokens ({_named(alike)})"
@@ -244,7 +244,7 @@ def _swapped(rows: list[dict]) -> dict[str, list[int]]:
     lab = _lab()
     same = [row["row"] for row in rows if (row["prompt"], row["chosen"], row["rejected"]) in lab]
     turned = [row["row"] for row in rows if (row["prompt"], row["rejected"], row["chosen"]) in lab]
-    if len(turned) > len(same):
+    if len(turned) > 3 * len(same):  # less may be labels that were turned round on purpose
         found["prefer what the lab's own pairs reject: are chosen and rejected swapped?"] = turned
     return found
 

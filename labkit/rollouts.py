@@ -3,6 +3,8 @@
 Shapes as in labkit/ppo.py: B answers of up to T tokens, after prompts padded on the left to P tokens.
 """
 
+import hashlib
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -22,24 +24,20 @@ def batches(rows: Dataset, steps: int, size: int, seed: int) -> list[dict[str, l
     return [rows[places.tolist()] for places in shuffled.split(size)[:steps]]
 
 
-def stops(tokenizer) -> list[int]:
-    """The tokens that end an answer."""
-    return sorted({tokenizer.eos_token_id, tokenizer.bos_token_id} - {None})
-
-
 @torch.no_grad()
 def sample(model, tokenizer, messages: list[list[dict]], max_new_tokens: int) -> tuple[dict, list[str]]:
     """({ids, attention (B, P + T), tokens, mask (B, T), ended (B,)}, texts): one answer each, temperature 1."""
     asked = [tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True) for said in messages]
     prompts = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    stops = sorted(models.stops(model, tokenizer))
     with models.autocast():
         ids = model.generate(
             input_ids=prompts["input_ids"], attention_mask=prompts["attention_mask"], max_new_tokens=max_new_tokens,
-            do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=stops(tokenizer),
+            do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=stops,
             pad_token_id=tokenizer.pad_token_id,
         )  # fmt: skip
     tokens = ids[:, prompts["input_ids"].shape[1] :]
-    ends = torch.isin(tokens, torch.tensor(stops(tokenizer), device=ids.device)).long()
+    ends = torch.isin(tokens, torch.tensor(stops, device=ids.device)).long()
     mask = (ends.cumsum(1) - ends == 0).long()  # up to the first end and with it: the padding may be the same token
     attention = torch.cat([prompts["attention_mask"], mask], dim=1)
     ended = ends.any(1)
@@ -58,6 +56,28 @@ def forward(model, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
             output_hidden_states=True, logits_to_keep=width + 1,
         )  # fmt: skip
     return out.logits[:, :-1], out.hidden_states[-1][:, -width - 1 : -1].float()
+
+
+def name_of(reward: Reward) -> str:
+    """What a run calls a reward function: its name and a hash of its code, defaults and the names outside that it uses.
+
+    So another body is another run, and so is another number or text outside. What it calls is not looked into:
+    retrain=True after a change there. An object is known by its address alone.
+    """
+
+    def plain(value) -> str:
+        if inspect.iscode(value):  # also of what is defined inside, a comprehension say
+            return f"{value.co_code.hex()} {value.co_names} {list(map(plain, value.co_consts))}"
+        return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+    if not inspect.isfunction(reward):
+        about, name = repr(reward), type(reward).__qualname__
+    else:
+        used, name = inspect.getclosurevars(reward), reward.__qualname__
+        outside = {key: value for key, value in used.globals.items() if isinstance(value, (bool, int, float, str))}
+        held = [sorted(used.nonlocals.items()), sorted(outside.items()), reward.__defaults__, reward.__kwdefaults__]
+        about = f"{plain(reward.__code__)} {held}"
+    return f"function {name} {hashlib.sha256(about.encode()).hexdigest()[:8]}"
 
 
 def scorer(reward: Reward, penalty: float) -> Callable[[list[str], list[str], list[bool]], torch.Tensor]:

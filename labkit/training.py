@@ -176,10 +176,10 @@ def watch_answers(recorder: Recorder, tokenizer, rows, reference: Callable | Non
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 said = answers.generate(model, tokenizer, texts, sample=True)
-            asked = (some, [row["text"] for row in said], [row["stopped"] for row in said])
-            with models.autocast(), reference(model) as start:
-                before, _ = answers.log_probs(start, tokenizer, *asked)
-            with models.autocast():  # both rounded alike
+                asked = (some, [row["text"] for row in said], [row["stopped"] for row in said])
+                with reference(model) as start, models.autocast():  # both rounded alike
+                    before, _ = answers.log_probs(start, tokenizer, *asked)
+            with models.autocast():
                 now, _ = answers.log_probs(model, tokenizer, *asked)
             numbers["held_out_kl"] = float((now - before).mean())
         recorder.run.log(recorder.run.history()[-1]["step"], **numbers)

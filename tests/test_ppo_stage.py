@@ -198,9 +198,13 @@ def test_another_reward_is_another_run():
     def longer(than):
         return lambda prompts, texts: torch.tensor([float(len(text) > than) for text in texts])
 
-    assert stage.named(longer(3)) == stage.named(longer(3)) != stage.named(longer(4))
-    assert stage.named(lambda prompts, texts: 1) != stage.named(lambda prompts, texts: 2)
-    assert stage.named(short).startswith("function short ") and stage.named(print).startswith("function builtin")
+    assert rollouts.name_of(longer(3)) == rollouts.name_of(longer(3)) != rollouts.name_of(longer(4))
+    assert rollouts.name_of(lambda prompts, texts: 1) != rollouts.name_of(lambda prompts, texts: 2)
+    inside = rollouts.name_of(lambda prompts, texts: [len(text) for text in texts])
+    assert inside != rollouts.name_of(lambda prompts, texts: [-len(text) for text in texts])
+    assert rollouts.name_of(short).startswith("function short ") and rollouts.name_of(print).startswith(
+        "function builtin"
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"tuning": "lora", "value_model": "separate"}, {"kl_target": 0.5}])

@@ -118,6 +118,7 @@ def test_the_labs_pairs_turned_round_are_found_but_a_few_wrong_labels_are_not_re
     turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
     with pytest.raises(DataError, match="40 prefer what the lab's own pairs reject"):
         preferences.pairs(write(turned))
+    preferences.pairs(write(rows[:18] + turned[18:]))  # labels of which half are noise
     some, _ = preferences.pairs(write(rows[:30] + turned[30:]))
     said = preferences.check(some, models.load("smoke")[1], 999)
     assert any("prefer what the lab's own pairs reject (rows 31, 32, 33" in note for note in said)

@@ -154,7 +154,9 @@ class GoodhartConfig(Config):
         "shorter", "Which answer is the chosen one in nearly every pair.", choices=("none", "shorter", "longer")
     )
     noise: float = option(0.0, "Chance that the labels of a pair are exchanged.", low=0.0, high=0.5)
-    pair_counts: str = option("32,480", "Numbers of pairs that reward models learn from, parted by commas.")
+    pair_counts: str = option(
+        "32,480", "Numbers of pairs for the reward models, a tenth of few held out; parted by commas."
+    )
     proxy_steps: int = option(60, "Steps of 8 pairs that a reward model trains for.", low=1, high=100_000, unit="steps")
     kl_coefs: str = option("0.3,0.0", "Prices of a nat, falling, that PPO pays in turn, parted by commas.")
     ppo_steps: int = option(25, "Steps of each PPO run.", low=1, high=100_000, unit="steps")

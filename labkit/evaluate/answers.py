@@ -19,7 +19,7 @@ def generate(
     `texts` are complete inputs (see `ask` for chat). stopped: the model ended by itself before max_new_tokens.
     """
     model.eval()
-    stops = models.stops(model, tokenizer) | {tokenizer.bos_token_id} - {None}
+    stops = models.stops(model, tokenizer)
     order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # like lengths together: less padding
     rows: list[dict] = [{} for _ in texts]
     for start in range(0, len(order), batch_size):

@@ -76,7 +76,7 @@ def _tokens(model, tokenizer, ids: list[int], sampling: Sampling, stop: threadin
         warpers += [TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
         warpers += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
     generator = torch.Generator(model.device).manual_seed(sampling.seed)  # torch's own would change a training's draws
-    ends = {tokenizer.eos_token_id, tokenizer.bos_token_id}  # as in answers.generate
+    ends = models.stops(model, tokenizer)
     cache, before, held, reason = None, [], [], "length"
     for _ in range(sampling.max_new_tokens):
         if stop.is_set():

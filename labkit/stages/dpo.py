@@ -22,7 +22,8 @@
     mpo           0.8 sigmoid + 0.2 bco_pair - mean log pi(chosen token)            Wang et al. 2024
     sft           -mean log pi(chosen token): no preference at all, to compare with
 
-The reference model's log-probabilities are computed once before training, so that only one model stays in memory.
+The reference model's log-probabilities are computed once before training, so that only one model stays in memory. At
+a look at held-out data KL needs it again: the model without its adapter, or, where all weights are tuned, loaded anew.
 """
 
 import contextlib

@@ -19,7 +19,7 @@ import transformers
 import trl
 from datasets import Dataset
 
-from labkit import health, models, rollouts, runs, training
+from labkit import health, models, runs, training
 from labkit.errors import TrainingError
 
 NAMES = {  # trl's names for what it logs -> the lab's
@@ -72,7 +72,7 @@ def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: 
     """Train learner.policy by trl; the other arguments, and what is returned, as in stages.ppo.learn."""
     config, policy, tokenizer = learner.config, learner.policy, learner.tokenizer
     updates = config.epochs * config.batch_size // config.minibatch_size  # of each batch of answers
-    policy.generation_config.eos_token_id = stops = rollouts.stops(tokenizer)
+    policy.generation_config.eos_token_id = stops = sorted(models.stops(policy, tokenizer))
     policy.generate = models.autocast()(policy.generate)
     rows = [
         {"prompt": said, "asked": asked}

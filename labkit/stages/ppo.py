@@ -14,8 +14,6 @@ the ratio pi / pi_old is exactly 1 before a batch's first update.
 import contextlib
 import copy
 import dataclasses
-import hashlib
-import inspect
 import math
 import os
 import threading
@@ -231,22 +229,6 @@ def keep_rollout(run: runs.Run, batch: dict, rows: int = 8) -> None:
     runs.write_json(run.path / "rollout.json", keep)
 
 
-def named(reward: rollouts.Reward) -> str:
-    """What a run calls a reward function: its name and a hash of its code and of the values that it closes over.
-
-    So another body is another run. What it calls is not looked into: retrain=True after a change there. An object is
-    known by its address alone.
-    """
-    if not inspect.isfunction(reward):
-        about, name = repr(reward), type(reward).__qualname__
-    else:
-        code, name = reward.__code__, reward.__qualname__
-        constants = [one for one in code.co_consts if not inspect.iscode(one)]
-        held = sorted(inspect.getclosurevars(reward).nonlocals.items())
-        about = f"{code.co_code.hex()} {code.co_names} {constants} {held} {reward.__defaults__}"
-    return f"function {name} {hashlib.sha256(about.encode()).hexdigest()[:8]}"
-
-
 def train(
     config: PPOConfig,
     source: str | Path,
@@ -260,12 +242,12 @@ def train(
     """Tune the model at `source` (its name or run id: `parent`) to earn a high reward and return the run.
 
     The reward is the model `config.reward`, a run id or a folder; or reward_function(prompts, answers) -> (rows,),
-    which the run knows by its name and code (`named`). An identical run that has finished is returned as it is. Raises
-    DataError for prompts that fill the context, before training; TrainingError for a reward of the wrong shape or not
-    finite, and where the loss diverges.
+    which the run knows by its name and code (`rollouts.name_of`). An identical run that has finished is returned as it
+    is. Raises DataError for prompts that fill the context, before training; TrainingError for a reward of the wrong
+    shape or not finite, and where the loss diverges.
     """
     if reward_function is not None:
-        config = dataclasses.replace(config, reward=named(reward_function))
+        config = dataclasses.replace(config, reward=rollouts.name_of(reward_function))
     data_hash = preferences.data_hash(config.data)
     run = runs.open_run("ppo", config, parent=parent, data_hash=data_hash, fresh=config.retrain)
     if run.status == "finished":
@@ -280,7 +262,7 @@ def train(
         what, most = "max_new_tokens must leave room for a prompt", room + config.max_new_tokens - 1
         raise ConfigError(what, got=config.max_new_tokens, remedy=f"Write max_new_tokens = {most} or less.")
     if config.data != "lab":
-        preferences.check(concatenate_datasets([pairs, held_out]), tokenizer, room)
+        preferences.check(concatenate_datasets([pairs, held_out]), tokenizer, room, answered=False)
     reward = reward_function or rewards.load(config.reward)
     score = rollouts.scorer(reward, config.missing_eos_penalty)
     learner = Learner(config, model.to(models.device()), tokenizer, score)
