@@ -43,7 +43,7 @@ CHOICES = {
     "stage": ("pretrain", "sft", "reward", "dpo", "orpo", "ppo"),
 }  # fmt: skip
 PAIRED = ("reward", "dpo", "orpo")  # their rows are pairs: twice the tokens
-PADDED = {"sft": 16, "reward": 8}  # on a CPU these stages fill their rows up to a multiple of so many tokens
+PADDED = {"sft": 16, "reward": 4}  # on a CPU these stages fill their rows up to a multiple of so many tokens
 LOGIT_BYTES = {"pretrain": 16, "sft": 16, "orpo": 16, "ppo": 16}  # of a word at one place, with its gradients
 TILE = (4096, 32_768)  # tokens x words of the logits that trl 1.16 holds at a time, 8 times in fp32 without Triton
 PROCESS = {"cpu": 650_000_000, "mps": 650_000_000, "cuda": 600_000_000, "xpu": 600_000_000}  # imports; context

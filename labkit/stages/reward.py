@@ -60,7 +60,7 @@ def train(
         train_sampling_strategy="group_by_length",  # rows of like length together: less padding
         length_column_name="length",
         remove_unused_columns=False,
-        pad_to_multiple_of=8 if models.device() == "cpu" else None,  # a CPU compiles kernels for every new length
+        pad_to_multiple_of=4 if models.device() == "cpu" else None,  # a CPU compiles kernels for every new length
     )
     learned = concatenate_datasets([pairs, off_topic(pairs, config.seed)]) if config.off_topic else pairs
     learned = tokens(tokenizer, learned, max_length)
