@@ -251,6 +251,23 @@ def test_train_stop_reload_resume_restart(open_notebook):
     assert notebook.complaints == []
 
 
+def test_train_takes_the_knobs_as_they_stand(open_notebook):
+    """A knob is turned and Train pressed in the same moment."""
+    notebook = open_notebook("02_supervised_fine_tuning")
+    notebook.run_cells("model = ", "import labkit", "live.bench")
+    notebook.page.locator(".labkit-panel").first.wait_for(timeout=60_000)
+    turned = "const box = document.querySelector(`.labkit-panel input[name=${name}]`); box.value = value;"
+    turned += "box.dispatchEvent(new Event('input'));"
+    train = "[...document.querySelectorAll('.labkit-panel button')].find(b => b.textContent === 'Train').click()"
+    notebook.page.evaluate(
+        f"() => {{ for (const [name, value] of [['steps', '20000'], ['eval_every', '10000']]) {{ {turned} }} {train} }}"
+    )
+    notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('of 20000')")
+    notebook.button("Stop").click()
+    notebook.until("document.querySelector('.labkit-panel [role=status]').textContent.includes('is kept')", 90)
+    assert notebook.complaints == []
+
+
 def test_train_and_stop_without_subshells(browser, tmp_path):
     """The widgets' messages go the kernel's one way, as with kernels that know no subshells."""
     plain = {"apputils-extension/kernels-settings": {"commsOverSubshells": "disabled"}}

@@ -90,6 +90,17 @@ def test_what_is_copied_gives_the_same_config():
     assert about is None or about["beta"] == 0.3
 
 
+def test_a_button_takes_the_knobs_as_they_stand_in_the_page():
+    """A change of a knob and the click after it are two messages, and the click may be first."""
+    begun = []
+    panel = Panel("02_supervised_fine_tuning", SFTConfig(), on_do=lambda what: begun.append((what, panel.config)))
+    panel._do({"do": "train", "values": {**panel.values, "steps": "40", "no such knob": "1"}})
+    panel._do({"do": "again", "values": {**panel.values, "steps": "many"}})
+    panel._do({"do": "stop"})
+    assert begun == [("train", SFTConfig(steps=40)), ("again", None), ("stop", None)]
+    assert "steps" in panel.notes["errors"] and "no such knob" not in panel.values
+
+
 def test_presets_and_reset():
     panel = Panel("02_supervised_fine_tuning", SFTConfig(steps=40))
     for name in PRESETS:

@@ -82,12 +82,11 @@ function render({ model, el }) {
   el.classList.add("labkit-panel");
   const controls = {};
   let waiting = null;
+  const current = () => Object.fromEntries(Object.entries(controls).map(([name, one]) => [name, one.get()]));
   function change() {
     clearTimeout(waiting);
     waiting = setTimeout(() => {
-      const values = {};
-      for (const [name, one] of Object.entries(controls)) values[name] = one.get();
-      model.set("values", values);
+      model.set("values", current());
       model.save_changes();
     }, 40);
   }
@@ -98,6 +97,8 @@ function render({ model, el }) {
   }
 
   const say = (what) => model.send(what);
+  // what is to be done goes with the knobs as they stand: their last change may still wait here and arrive after it
+  const begin = (what) => say({ do: what, values: current() });
   const preset = element("select", { id: `${id}-preset`, title: "Set all knobs at once" },
     ...model.get("presets").map((name) => element("option", { value: name }, name)));
   preset.addEventListener("change", () => say({ do: "preset", name: preset.value }));
@@ -107,9 +108,9 @@ function render({ model, el }) {
     return made;
   };
   const actions = {
-    train: button("Train", "Train with these knobs in the background; the notebook stays usable", () => say({ do: "train" })),
+    train: button("Train", "Train with these knobs in the background; the notebook stays usable", () => begin("train")),
     stop: button("Stop", "Stop after this step and keep what was learned", () => say({ do: "stop" })),
-    again: button("Train again", "Forget this run and train it anew", () => say({ do: "again" })),
+    again: button("Train again", "Forget this run and train it anew", () => begin("again")),
   };
   actions.train.classList.add("primary");
   const reset = button("Reset", "Back to the values of the parameters cell", () => say({ do: "reset" }));

@@ -164,6 +164,8 @@ class Panel(anywidget.AnyWidget):
             elif what == "reset":
                 self.values = self._shown(self.start)
             elif what in ("train", "stop", "again", "shown") and self.on_do is not None:
+                if isinstance(stand := content.get("values"), dict):  # the knobs when the button was pressed
+                    self.values = {name: stand.get(name, value) for name, value in self.values.items()}
                 self.on_do(what)
         except LabError as error:
             self.state = {**self.state, "error": str(error)}
