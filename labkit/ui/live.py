@@ -82,6 +82,7 @@ class Bench(ipywidgets.VBox):
         self.figure = self._figure()
         self.samples, self.alarms = ipywidgets.HTML(), ipywidgets.HTML()
         self.panel.observe(lambda change: self._fit(), "width")
+        self.panel.observe(lambda change: self.refresh(), "notes")  # a wrong value takes Train away
         super().__init__([self.panel, self.alarms, self.figure, self.samples])
         self._drawn = -1  # answers and alarms are still to be shown
         self.refresh()
