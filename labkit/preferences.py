@@ -117,13 +117,17 @@ def check(rows: Dataset, tokenizer, max_length: int, answered: bool = True) -> l
 
 
 def conversations(rows: Dataset) -> Dataset:
-    """Pairs in the conversational form that trl takes: prompt, chosen and rejected as lists of messages."""
+    """Pairs in the conversational form that trl takes: prompt, chosen and rejected as lists of messages.
+
+    length: the characters of the prompt and the longer answer, by which trainers put like rows together.
+    """
     return Dataset.from_list(
         [
             {
                 "prompt": row["messages"],
                 "chosen": [_message("assistant", row["chosen"])],
                 "rejected": [_message("assistant", row["rejected"])],
+                "length": len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])),
             }
             for row in rows
         ]

@@ -40,7 +40,10 @@ def test_every_form_gives_the_same_pair(write, form):
     assert (len(train), len(held_out)) == (2, 1)
     row = train[0]
     assert {name: row[name] for name in PLAIN} == PLAIN and row["messages"] == [ASK] and row["row"] == 1
-    assert preferences.conversations(train)[0] == {"prompt": [ASK], "chosen": [GOOD], "rejected": [BAD]}
+    length = len(ASK["content"]) + max(len(GOOD["content"]), len(BAD["content"]))
+    assert preferences.conversations(train)[0] == {
+        "prompt": [ASK], "chosen": [GOOD], "rejected": [BAD], "length": length
+    }  # fmt: skip
 
 
 def test_several_turns_are_kept(write):
@@ -50,7 +53,8 @@ def test_several_turns_are_kept(write):
     assert train[0]["messages"] == before and train[0]["prompt"].endswith(
         "assistant: A large language model.\nuser: And a token?"
     )
-    assert preferences.conversations(train)[0] == maybe_extract_prompt(row)  # trl's own reading
+    found = preferences.conversations(train)[0]
+    assert found.pop("length") > 0 and found == maybe_extract_prompt(row)  # trl's own reading
 
 
 @pytest.mark.parametrize("how", ["folder", "folder of splits", "parquet", "folder of files"])

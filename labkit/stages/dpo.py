@@ -37,7 +37,7 @@ from unittest import mock
 import torch
 import transformers
 import trl
-from datasets import Dataset, concatenate_datasets
+from datasets import concatenate_datasets
 
 from labkit import adapters, models, preferences, runs, training
 from labkit.config import DPOConfig
@@ -146,7 +146,7 @@ def train(
     with mock.patch("trl.trainer.utils._use_triton", lambda device: True):
         trainer = Trainer(
             model, None, args, processing_class=tokenizer, callbacks=[recorder],
-            train_dataset=_with_length(pairs), eval_dataset=_with_length(held_out),
+            train_dataset=preferences.conversations(pairs), eval_dataset=preferences.conversations(held_out),
         )  # fmt: skip
         reference_seconds = time.monotonic() - began  # trl asks the reference here, once for all
         trainer.remove_callback(transformers.PrinterCallback)
@@ -162,9 +162,3 @@ def without_adapter(model):
     """The model as it is without its adapter."""
     with model.disable_adapter():
         yield model
-
-
-def _with_length(pairs: Dataset) -> Dataset:
-    """Pairs as trl takes them, each with how long it is: the characters of its prompt and its longer answer."""
-    lengths = [len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in pairs]
-    return preferences.conversations(pairs).add_column("length", lengths)

@@ -117,7 +117,7 @@ def train(
     )
     trainer = Trainer(
         model, args, processing_class=tokenizer, callbacks=[recorder],
-        train_dataset=_rows(pairs), eval_dataset=_rows(held_out),
+        train_dataset=preferences.conversations(pairs), eval_dataset=preferences.conversations(held_out),
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     if training.fit(trainer, run, stop):
@@ -126,10 +126,3 @@ def train(
         seen = {"passes": needed / len(learned), "tokens_seen": round(needed * tokens / len(learned))}
         training.finish(run, config, model, tokenizer, source, pairs_seen=needed, **seen)
     return run
-
-
-def _rows(pairs):
-    """The pairs as trl takes them, with the lengths by which they are grouped."""
-    rows = preferences.conversations(pairs)
-    lengths = [len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in pairs]
-    return rows.add_column("length", lengths)
