@@ -51,15 +51,6 @@ NAMES = {  # the trainers' names for what they log -> the lab's
 TUNING = {"lr_scheduler_type": "linear", "optim": "adamw_torch", "adam_beta2": 0.95, "weight_decay": 0.0}
 
 
-def hold_then_fall(steps: int) -> dict:
-    """A schedule, as TrainingArguments: warm up, hold, and fall to near zero over the last half of the steps.
-
-    The fall is where most of the loss goes (Hägele et al. 2024, arXiv 2405.18392).
-    """
-    schedule = {"num_decay_steps": steps // 2, "decay_type": "linear", "min_lr_ratio": 0.02}
-    return {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": schedule}
-
-
 def arguments(config: Config, run: Run) -> dict:
     """The TrainingArguments that are the same in every stage; a stage adds its own."""
     models.quiet()

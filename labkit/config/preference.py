@@ -23,8 +23,8 @@ class RewardConfig(TuningConfig):
 
     SMOL: ClassVar[dict] = {"steps": 60, "batch_size": 4, "learning_rate": 5e-5, "eval_every": 60}
 
-    steps: int = steps_option(560)
-    batch_size: int = batch_size_option(16)
+    steps: int = steps_option(1050)
+    batch_size: int = batch_size_option(8)
     learning_rate: float = learning_rate_option(1.5e-3)
     warmup_steps: int = warmup_steps_option(50)
     center_rewards_coefficient: float = option(
@@ -36,7 +36,7 @@ class RewardConfig(TuningConfig):
     )
     data: str = option("lab", 'The preference pairs: "lab", a JSONL or parquet file, a dataset\'s folder or Hub id.')
     parent: str = parent_option()
-    eval_every: int = eval_every_option(140)
+    eval_every: int = eval_every_option(350)
     retrain: bool = retrain_option()
 
 

@@ -99,7 +99,11 @@ def train(
     recorder = training.Recorder(run, say, stop, bytes_per_token)
     if at_look is not None:
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
-    args = transformers.TrainingArguments(**training.arguments(config, run), **training.hold_then_fall(config.steps))
+    # warm up, hold, then fall to zero over the last half: the fall is where most of the loss goes
+    schedule = {"num_decay_steps": config.steps // 2, "decay_type": "linear", "min_lr_ratio": 0.02}
+    args = transformers.TrainingArguments(
+        **training.arguments(config, run), lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs=schedule
+    )
     optimizer = None if config.optimizer == "adamw" else MuonWithAdamW(model, config.learning_rate)
     trainer = transformers.Trainer(
         model, args, train_dataset=Rows(rows), eval_dataset=Rows(held_out_rows), callbacks=[recorder],
