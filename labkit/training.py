@@ -166,16 +166,17 @@ def watch_answers(recorder: Recorder, tokenizer, rows, reference: Callable | Non
     """
     some = rows.select(range(min(32, len(rows))))["messages"]
     texts = [tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True) for said in some]
+    most = 8 if recorder.run.config["model"] == "smoke" else 64  # random weights end no answer
 
     def look(model) -> None:
-        found = [row["text"] for row in answers.generate(model, tokenizer, texts)]
+        found = [row["text"] for row in answers.generate(model, tokenizer, texts, max_new_tokens=most)]
         lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in found]
         repetition = statistics.mean(map(health.repeated, found))
         numbers = {"answer_length": statistics.mean(lengths), "repetition": repetition}
         if reference is not None:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                said = answers.generate(model, tokenizer, texts, sample=True)
+                said = answers.generate(model, tokenizer, texts, max_new_tokens=most, sample=True)
                 asked = (some, [row["text"] for row in said], [row["stopped"] for row in said])
                 with reference(model) as start, models.autocast():  # both rounded alike
                     before, _ = answers.log_probs(start, tokenizer, *asked)
