@@ -27,8 +27,9 @@ TOKEN = "only-for-this-test"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 # Chromium's own complaints, and JupyterLab's about extensions that are not there or about its debugger's requests
 # that a restart of the kernel cancels; none of them is a notebook's
-NOISE = r"favicon|Failed to load resource|WebSocket|font|ResizeObserver|DevTools|service worker|debugger state"
-NOISE = re.compile(NOISE, re.I)
+NOISE = re.compile(
+    r"favicon|Failed to load resource|WebSocket|font|ResizeObserver|DevTools|service worker|debugger state", re.I
+)
 # at the signal USR1 a kernel writes where each of its threads is
 WHERE = """import faulthandler, pathlib, signal
 faulthandler.register(signal.SIGUSR1, pathlib.Path(__file__).with_name("threads").open("a"))

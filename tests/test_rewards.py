@@ -59,7 +59,7 @@ def quiet(*_):
 @pytest.mark.parametrize("pull", [0.0, 0.5])
 def test_a_new_head_prefers_nothing_and_the_loss_is_minus_log_sigmoid(folder, pull):
     options = {"off_topic": False, "center_rewards_coefficient": pull}
-    run = trained(folder, steps=20, eval_every=20, learning_rate=5e-3, seed=2, **options)
+    run = trained(folder, steps=10, eval_every=10, seed=2, **options)
     assert run.history()[0]["held_out_loss"] == pytest.approx(torch.tensor(2.0).log().item(), abs=1e-6)
     _, held_out = preferences.pairs(str(folder / "pairs.jsonl"))
     score = rewards.load(run)
