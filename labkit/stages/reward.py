@@ -46,7 +46,7 @@ def train(
             say(note)
     pairs = pairs.shuffle(seed=config.seed)
     pairs = pairs.select(range(min(config.pairs or len(pairs), 200 if config.model == "smoke" else len(pairs))))
-    held_out = held_out.select(range(min({"smoke": 32, "smol": 64}.get(config.model, 256), len(held_out))))
+    held_out = held_out.select(range(min({"smoke": 32, "smol": 64}.get(config.model, 128), len(held_out))))
 
     recorder = training.Recorder(run, say, stop)
     if at_look is not None:
