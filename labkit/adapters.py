@@ -65,7 +65,7 @@ def untaught(model: torch.nn.Module, tokenizer) -> list[int]:
     tied = model.config.get_text_config().tie_word_embeddings
     if not tied or not tokenizer.chat_template or tokenizer.pad_token_id == tokenizer.eos_token_id:
         return []
-    chat = tokenizer.apply_chat_template(data.messages("?", "!"), return_dict=True)["input_ids"]
+    chat = data.templated(tokenizer, data.messages("?", "!"))
     special = sorted(set(chat) & set(tokenizer.added_tokens_decoder) - {tokenizer.pad_token_id})
     rows = model.get_input_embeddings().weight.detach().float()
     alike = torch.nn.functional.cosine_similarity(rows[special], rows[tokenizer.pad_token_id], dim=-1)

@@ -175,8 +175,8 @@ def conversation(tokenizer, turns: list[tuple[str, str]], loss_on: str = "assist
     said, whole, labels, end = [], [], [], 0
     for prompt, answer in turns:
         said += messages(prompt, answer)
-        asked, before = _templated(tokenizer, said[:-1], add_generation_prompt=True), whole[:end]
-        whole = _templated(tokenizer, said)
+        asked, before = templated(tokenizer, said[:-1], add_generation_prompt=True), whole[:end]
+        whole = templated(tokenizer, said)
         if whole[:end] != before:
             remedy = "Write turns = 1: this template cannot be trained on several turns at once."
             raise DataError("the chat template must not rewrite earlier turns", got=said, remedy=remedy)
@@ -197,16 +197,26 @@ def give_template(tokenizer) -> bool:
     return True
 
 
-def _templated(tokenizer, said: list[dict], **options) -> list[int]:
+def asked(tokenizer, said: list[dict]) -> str:
+    """The text that a model is given to answer these messages. Raises ModelError: see `templated`."""
+    return templated(tokenizer, said, tokenize=False, add_generation_prompt=True)
+
+
+def templated(tokenizer, said: list, *, tokenize: bool = True, **options):
+    """Messages, or a list of conversations, in the model's chat format: tokens, or with tokenize=False text.
+
+    Raises ModelError for a tokenizer without a chat template, or with one that does not take these messages.
+    """
     if not tokenizer.chat_template:
         remedy = "Start from an SFT run of this model, which has one, or set chat_template in tokenizer_config.json."
         raise ModelError("the tokenizer must have a chat template", got=tokenizer.name_or_path, remedy=remedy)
     try:
-        return tokenizer.apply_chat_template(said, tokenize=True, return_dict=True, **options)["input_ids"]
+        found = tokenizer.apply_chat_template(said, tokenize=tokenize, return_dict=tokenize, **options)
     except TemplateError as error:
         remedy = "Correct chat_template in its tokenizer_config.json."
         what = f"the chat template must take a question and its answer ({error})"
         raise ModelError(what, got=tokenizer.name_or_path, remedy=remedy) from error
+    return found["input_ids"] if tokenize else found
 
 
 def _common_prefix(left: list[int], right: list[int]) -> int:

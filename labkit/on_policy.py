@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from labkit import runs
+from labkit import data, runs
 from labkit.errors import DataError
 from labkit.evaluate import answers
 
@@ -49,7 +49,7 @@ def write_pairs(model, tokenizer, rows, folder: Path, *, seed: int = 0, samples:
     if all(file.exists() for file in files):
         return files
     torch.manual_seed(seed)
-    texts = [tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m in rows["messages"]]
+    texts = [data.asked(tokenizer, said) for said in rows["messages"]]
     found = [row["text"] for row in answers.generate(model, tokenizer, texts * samples, sample=True)]
     own, others = [], []
     for place, row in enumerate(rows):

@@ -95,8 +95,8 @@ def check(rows: Dataset, tokenizer, max_length: int, answered: bool = True) -> l
             found["prefer what the lab's own pairs reject"].append(number)
         if any(text.rstrip().endswith("?") for text in answers) and not _asks(row["prompt"]):
             found["ask in an answer and not in the prompt: swapped?"].append(number)
-        asked = len(_tokens(tokenizer, said, add_generation_prompt=True))
-        whole = [_tokens(tokenizer, [*said, _message("assistant", text)]) for text in answers]
+        asked = len(data.templated(tokenizer, said, add_generation_prompt=True))
+        whole = [data.templated(tokenizer, [*said, _message("assistant", text)]) for text in answers]
         if asked >= max_length:
             full[number] = asked
         elif answered and whole[0][:max_length] == whole[1][:max_length]:
@@ -278,10 +278,6 @@ def _messages(found: list[dict]) -> list[dict]:
 
 def _transcript(messages: list[dict]) -> str:
     return "\n".join(f"{one['role']}: {one['content']}" for one in messages)
-
-
-def _tokens(tokenizer, messages: list[dict], **options) -> list[int]:
-    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"]
 
 
 def _named(numbers: list[int]) -> str:

@@ -65,7 +65,7 @@ def encode(tokenizer, prompts: list[str | list[dict]], answers: list[str], max_l
     """The tokens of each prompt (a text or messages) and its answer in chat format, cut after max_length tokens."""
     said = [data.messages(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     said = [[*turns, {"role": "assistant", "content": answer}] for turns, answer in zip(said, answers, strict=True)]
-    rows = tokenizer.apply_chat_template(said, tokenize=True, return_dict=True)["input_ids"] if said else []
+    rows = data.templated(tokenizer, said) if said else []
     return [row[:max_length] for row in rows]
 
 

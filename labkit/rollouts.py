@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from datasets import Dataset
 
-from labkit import models, ppo
+from labkit import data, models, ppo
 from labkit.errors import TrainingError
 
 Reward = Callable[[list[str], list[str]], torch.Tensor]  # (prompts, answers) -> one number for each answer, (rows,)
@@ -27,7 +27,7 @@ def batches(rows: Dataset, steps: int, size: int, seed: int) -> list[dict[str, l
 @torch.no_grad()
 def sample(model, tokenizer, messages: list[list[dict]], max_new_tokens: int) -> tuple[dict, list[str]]:
     """({ids, attention (B, P + T), tokens, mask (B, T), ended (B,)}, texts): one answer each, temperature 1."""
-    asked = [tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True) for said in messages]
+    asked = [data.asked(tokenizer, said) for said in messages]
     prompts = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
     stops = sorted(models.stops(model, tokenizer))
     with models.autocast():

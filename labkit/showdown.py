@@ -18,7 +18,7 @@ import subprocess
 import sys
 from statistics import fmean
 
-from labkit import pipeline, preferences, runs
+from labkit import data, pipeline, preferences, runs
 from labkit.config import Config, DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig, ShowdownConfig, sized
 from labkit.errors import ConfigError, DataError, TrainingError
 
@@ -35,10 +35,7 @@ def lengths(tokenizer, pairs) -> dict[str, float]:
     def answer(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
 
-    asked = [
-        len(tokenizer.apply_chat_template(said, return_dict=True, add_generation_prompt=True)["input_ids"])
-        for said in pairs["messages"]
-    ]
+    asked = [len(data.templated(tokenizer, said, add_generation_prompt=True)) for said in pairs["messages"]]
     found = {side: fmean(map(answer, pairs[side])) for side in ("chosen", "rejected")}
     return {"prompt": fmean(asked), **found}
 

@@ -165,7 +165,7 @@ def watch_answers(recorder: Recorder, tokenizer, rows, reference: Callable | Non
     with the same random numbers at every look.
     """
     some = rows.select(range(min(32, len(rows))))["messages"]
-    texts = [tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True) for said in some]
+    texts = [data.asked(tokenizer, said) for said in some]
     most = 8 if recorder.run.config["model"] == "smoke" else 64  # random weights end no answer
 
     def look(model) -> None:

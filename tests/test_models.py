@@ -9,9 +9,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, GPT2Config
 
-from labkit import adapters, data, models
+from labkit import adapters, data, models, rewards, rollouts
 from labkit.errors import ModelError
-from labkit.evaluate import answers
+from labkit.evaluate import answers, judge
 from labkit.stages.pretrain import MuonWithAdamW
 
 TEXTS = ["The river is 42 km long. RIVER: river. A token is a piece of text.", "12 + 7 = 19. Paris is in France."] * 20
@@ -248,9 +248,17 @@ def test_without_a_chat_template_the_plain_one_teaches_the_answer_and_its_end(tm
     bare.chat_template = None
     tiny(bare).save_pretrained(tmp_path)
     bare.save_pretrained(tmp_path)
-    _, tokenizer = models.load(tmp_path)
-    with pytest.raises(ModelError, match=r"must have a chat template.*Start from an SFT run"):
-        data.chat_row(tokenizer, "What is 4?", "A number.")
+    model, tokenizer = models.load(tmp_path)
+    uses = [
+        lambda: data.chat_row(tokenizer, "What is 4?", "A number."),
+        lambda: answers.ask(model, tokenizer, ["What is 4?"]),
+        lambda: rewards.encode(tokenizer, ["What is 4?"], ["A number."], 100),
+        lambda: rollouts.sample(model, tokenizer, [data.messages("What is 4?")], 4),
+        lambda: judge.Local(model, tokenizer, "tiny")(["What is 4?"], ["A", "B"]),
+    ]
+    for use in uses:
+        with pytest.raises(ModelError, match=r"must have a chat template.*Start from an SFT run"):
+            use()
     assert data.give_template(tokenizer) and not data.give_template(tokenizer)
     row = data.conversation(tokenizer, [("What is 4?", "A number."), ("A river?", "Yes.")])
     text = "<|endoftext|>Question: What is 4?\nAnswer: A number.<|end|>\nQuestion: A river?\nAnswer: Yes.<|end|>"

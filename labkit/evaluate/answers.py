@@ -46,11 +46,7 @@ def generate(
 
 def ask(model, tokenizer, prompts: list[str], **options) -> list[dict]:
     """Answers in the model's chat format: rows {text, stopped}."""
-    texts = [
-        tokenizer.apply_chat_template(data.messages(prompt), tokenize=False, add_generation_prompt=True)
-        for prompt in prompts
-    ]
-    return generate(model, tokenizer, texts, **options)
+    return generate(model, tokenizer, [data.asked(tokenizer, data.messages(prompt)) for prompt in prompts], **options)
 
 
 def complete(model, tokenizer, prompts: list[str], **options) -> list[dict]:

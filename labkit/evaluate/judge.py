@@ -66,7 +66,7 @@ class Local:
         """p(option | prompt, "Verdict:"), over the options alone. Raises ModelError, DataError before any is judged."""
         self.model.eval()
         work = [self._encoded(prompt, options) for prompt in prompts]
-        most = getattr(self.model.config, "max_position_embeddings", None)
+        most = models.context(self.model, default=0)
         if most and (long := [place for place, (ids, _) in enumerate(work) if len(ids) > most]):
             remedy = "Judge shorter answers, or take a judge with a longer context."
             raise DataError(f"prompts must fit the judge's {most} tokens", got=f"{len(long)} longer", remedy=remedy)
@@ -81,7 +81,7 @@ class Local:
 
     def _encoded(self, prompt: str, options: Sequence[str]) -> tuple[list[int], list[int]]:
         """(tokens up to where the options part, each option's token there)."""
-        asked = self.tokenizer.apply_chat_template(data.messages(prompt), tokenize=False, add_generation_prompt=True)
+        asked = data.asked(self.tokenizer, data.messages(prompt))
         texts = [f"{asked}Verdict: {option}" for option in options]
         rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         shared = next(n for n, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1)

@@ -279,7 +279,7 @@ def _input(tokenizer, turns: list[Turn], form: str) -> str:
         raise ModelError("the chat format needs a tokenizer with a chat template", got="none", remedy=remedy)
     messages = [message for turn in earlier for message in data.messages(turn.prompt, turn.text.strip())]
     messages += data.messages(turns[-1].prompt)
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return data.asked(tokenizer, messages)
 
 
 def _button(label: str, tooltip: str, do, style: str = "") -> widgets.Button:

@@ -102,9 +102,7 @@ class RackView(widgets.VBox):
         self.merging.value = f"<div style='{FAINT}'>merging {safe_html(name)} ...</div>"
         try:
             said = data.messages(self.prompt.value)
-            ids = self.rack.tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=True)[
-                "input_ids"
-            ]
+            ids = data.templated(self.rack.tokenizer, said, add_generation_prompt=True)
             found = self.rack.merge_damage(name, ids)
             self.damage = Table([{"adapter": name, "merged into": form, **row} for form, row in found.items()])
         finally:
