@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import os
+import subprocess
+import sys
 import threading
 from importlib import import_module
 from pathlib import Path
@@ -136,6 +138,26 @@ def answer_folder(source: str | Path) -> Path | None:
     return None
 
 
+def train_apart(stage: str, config: Config) -> runs.Run:
+    """The run of a configuration, from the store or trained now in a process of its own, whose peak is its alone.
+
+    Parameters that only a notebook has are left out. Raises TrainingError where that process fails.
+    """
+    names = [field.name for field in dataclasses.fields(STAGES[stage])]
+    config = STAGES[stage](**{name: getattr(config, name) for name in names})
+    found = None if config.retrain else existing(stage, config)
+    if found is None or found.status != "finished":
+        file = runs.runs_dir() / "apart" / f"{stage}-{os.getpid()}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_json(file, {"stage": stage, **config.as_dict()})
+        done = subprocess.run([sys.executable, "-m", "labkit", "train", str(file)], capture_output=True, text=True)
+        found = existing(stage, config)
+        if done.returncode or found is None or found.status != "finished":
+            remedy = f"Run `python -m labkit train {file}` to see it fail."
+            raise TrainingError(f"{stage} did not finish", got=done.stderr.strip()[-500:], remedy=remedy)
+    return found
+
+
 def train_stage(
     stage: str, config: Config, *, say=print, stop: threading.Event | None = None, at_look=None
 ) -> runs.Run:
@@ -144,6 +166,8 @@ def train_stage(
     Raises TrainingError where this process is training already: two trainings at once would both crawl. A run that was
     opened and ended before its first step (rows that cannot be used, a stop in DPO's reference pass) is marked so.
     """
+    import torch  # here, so that whoever only looks at runs does not wait for it
+
     if not _training.acquire(blocking=False):
         raise TrainingError(
             "a training is running in this kernel already",
@@ -151,6 +175,8 @@ def train_stage(
             remedy="Stop it or wait for its end; nothing of either is lost.",
         )
     _now.append(f"{stage} of {config.model}")
+    # Adam's moments of rows that get no gradient fade into denormal numbers, which a CPU computes many times slower.
+    torch.set_flush_denormal(True)  # holds for this thread and those that it starts: before anything is computed
     try:
         start = () if STARTS[stage] == "nothing" else source_of(config, say, stop)
         if stage == "ppo":

@@ -13,14 +13,11 @@ PPO, RLOO and best of n need a reward model first: it gets half of their budget.
 """
 
 import math
-import os
-import subprocess
-import sys
 from statistics import fmean
 
 from labkit import data, pipeline, preferences, runs
 from labkit.config import Config, DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig, ShowdownConfig, sized
-from labkit.errors import ConfigError, DataError, TrainingError
+from labkit.errors import ConfigError, DataError
 
 FORWARD, TRAIN = 1, 3
 EPOCHS = 2  # passes of PPO and RLOO over their answers
@@ -121,24 +118,6 @@ def training(config: ShowdownConfig, method: str, steps: int, seed: int, parent:
     return ORPOConfig(**shared, warmup_steps=10, data=config.data)
 
 
-def train_apart(stage: str, config: Config) -> runs.Run:
-    """The run of a configuration, from the store or trained now in a process of its own, whose peak is its alone.
-
-    Raises TrainingError where that process fails.
-    """
-    found = None if config.retrain else pipeline.existing(stage, config)
-    if found is None or found.status != "finished":
-        file = runs.runs_dir() / "showdown" / f"{stage}-{os.getpid()}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_json(file, {"stage": stage, **config.as_dict()})
-        done = subprocess.run([sys.executable, "-m", "labkit", "train", str(file)], capture_output=True, text=True)
-        found = pipeline.existing(stage, config)
-        if done.returncode or found is None or found.status != "finished":
-            remedy = f"Run `python -m labkit train {file}` to see it fail."
-            raise TrainingError(f"{stage} did not finish", got=done.stderr.strip()[-500:], remedy=remedy)
-    return found
-
-
 def train_all(config: ShowdownConfig, parent: str, steps: dict[str, int], say=print) -> dict[str, list[runs.Run]]:
     """{method: its run of each seed}; the reward model of a seed is that of the seed's PPO, RLOO and best of n."""
     found: dict[str, list[runs.Run]] = {}
@@ -149,7 +128,7 @@ def train_all(config: ShowdownConfig, parent: str, steps: dict[str, int], say=pr
             if config.model == "smoke":  # a process takes longer to start than this model to train
                 run = pipeline.train_stage(STAGE[method], one, say=lambda line: None)
             else:
-                run = train_apart(STAGE[method], one)
+                run = pipeline.train_apart(STAGE[method], one)
             found.setdefault(method, []).append(run)
             say(f"seed {seed} | {method:13} | {steps[method]:5} steps | {run.info['seconds']:4.0f} s | {run.id}")
     return found

@@ -88,9 +88,9 @@ def test_every_method_from_the_same_parent(store):
 def test_a_training_in_a_process_of_its_own(store, monkeypatch):
     parent = pipeline.default_run("sft", "smoke", 0, say=lambda line: None).id
     config = showdown.training(ShowdownConfig(model="smoke"), "SFT on chosen", 2, 5, parent)
-    run = showdown.train_apart("sft", config)
+    run = pipeline.train_apart("sft", config)
     assert run.status == "finished" and run.info["seed"] == 5 and run.info["pid"] != os.getpid()
-    monkeypatch.setattr(showdown.sys, "executable", "false")
-    assert showdown.train_apart("sft", config).id == run.id  # found in the store: no process
+    monkeypatch.setattr(pipeline.sys, "executable", "false")
+    assert pipeline.train_apart("sft", config).id == run.id  # found in the store: no process
     with pytest.raises(TrainingError, match="sft did not finish"):
-        showdown.train_apart("sft", dataclasses.replace(config, seed=6))
+        pipeline.train_apart("sft", dataclasses.replace(config, seed=6))
