@@ -191,5 +191,6 @@ def train_stage(
                     return left
         raise
     finally:
+        torch.set_flush_denormal(False)  # Python's own numbers obey it too: nothing after a training may
         _now.pop()
         _training.release()
