@@ -237,6 +237,13 @@ def test_dpo_stops_in_its_reference_pass(folder, monkeypatch):
     assert pipeline.train_stage("dpo", config, say=quiet).status == "finished"  # it goes on
 
 
+def test_denormal_numbers_are_zeros_in_a_training_and_not_after_it(store):
+    seen = []
+    config = sized(SFTConfig(model="smoke"))
+    pipeline.train_stage("sft", config, say=lambda line: None, at_look=lambda *_: seen.append(float("1e-320") > 0))
+    assert seen and not any(seen) and float("1e-320") > 0
+
+
 def test_a_run_that_ends_before_its_first_step_is_marked_as_failed(folder):
     bad = folder / "never_stops.jsonl"
     bad.write_text(
