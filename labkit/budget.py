@@ -9,8 +9,8 @@
                   attention no scores, as in FlashAttention: a GPT layer keeps 32 * hidden bytes in bf16, or 34 with
                   dropout (Korthikanti et al. 2022). On a CPU, SFT and reward models keep them for short rows.
                   Checkpointing: one hidden state per layer, and all of one layer
-    logits        a batch in fp32 four times (Trainer, ORPO, PPO; SFT on a CPU: of learned tokens alone); at most a tile
-                  of it in trl's SFT and DPO
+    logits        a batch in fp32 four times (Trainer, ORPO, PPO; SFT on a CPU and rewards: of learned tokens only); at
+                  most a tile of it in trl's SFT and DPO
 
 Numbers of weights are exact (labkit/shapes.py), bytes of weights, gradients and moments arithmetic. Activations and
 logits are approximate; the tests compare them with what torch kept on a CPU, for four architectures. Not measured:
@@ -45,7 +45,7 @@ CHOICES = {
 }  # fmt: skip
 PAIRED = ("reward", "dpo", "orpo")  # their rows are pairs: twice the tokens
 PADDED = {"sft": 16, "reward": 4}  # on a CPU these stages fill their rows up to a multiple of so many tokens
-LOGIT_BYTES = {"pretrain": 16, "sft": 16, "orpo": 16, "ppo": 16}  # of a word at one place, with its gradients
+LOGIT_BYTES = 16  # of a word at one place, with its gradients
 TILE = (4096, 32_768)  # tokens x words of the logits that trl 1.16 holds at a time, 8 times in fp32 without Triton
 PROCESS = {"cpu": 650_000_000, "mps": 650_000_000, "cuda": 600_000_000, "xpu": 600_000_000}  # imports; context
 
@@ -96,8 +96,9 @@ def estimate(
     adapter. PPO's reward model is a whole one in fp32; its values are a model of their own, which trains as the policy
     does, unless separate_values is False: a head that weighs nothing. token_rows: rows of tied embeddings that train
     beside an adapter; the embeddings then have a copy and a gradient as a whole. learned_tokens: of a row, those that
-    the loss looks at, where SFT on a CPU scores no others; 0: all. lora_variant: "dora" trains a length for each output
-    of a Linear beside its adapter.
+    the loss looks at, where SFT on a CPU scores no others; 0: all. Of a reward model's pairs, those of the chosen
+    answer where they are predicted too (sft_coef); 0: none. lora_variant: "dora" trains a length for each output of a Linear
+    beside its adapter.
     """
     _check(method=method, quantization=quantization, lora_rank=lora_rank, optimizer=optimizer, dtype=dtype)
     _check(batch_size=batch_size, seq_length=seq_length, stage=stage, device=device, lora_variant=lora_variant)
@@ -137,8 +138,9 @@ def estimate(
         kept = kept // shape.layers + full * hidden * shape.layers
         cast = cast // shape.layers if lora else cast  # autocast keeps its copies of weights that train
     tokens = batch_size * seq_length * (2 if stage in PAIRED else 1)
-    few = min(learned_tokens, seq_length) if stage == "sft" and device == "cpu" else 0
-    logits = LOGIT_BYTES.get(stage, 0) * (batch_size * few or tokens) * shape.vocab
+    few = min(learned_tokens, seq_length) if stage == "reward" or (stage == "sft" and device == "cpu") else 0
+    scored = batch_size * few if few or stage == "reward" else tokens
+    logits = LOGIT_BYTES * scored * shape.vocab
     if stage == "dpo" or (stage == "sft" and device != "cpu"):  # a tile, gradients of hidden states and of the head
         tile = min(tokens, TILE[0]) * min(shape.vocab, TILE[1]) * (product + 4 * 8 * (device != "cuda"))
         logits = tile + 4 * tokens * hidden + (0 if lora else 4 * head)
@@ -146,12 +148,13 @@ def estimate(
     reference = 0 if lora or (stage == "dpo" and precompute_ref_log_probs) else weights
     values = stage == "ppo" and separate_values
     beside = reference if stage in ("dpo", "ppo") else 0
+    beside += shape.head * full if score and few else 0  # the output head that scores their words
     beside += (stage == "ppo") * 4 * shape.parameters + values * (weights + (width * trains if lora else 0))
     trained = 2 if values else 1
     parts = {
         "weights": weights, "adapter": width * trains if lora else 0, "gradients": width * trains * trained,
         "optimizer": moments * trained, "activations": kept * tokens * trained, "logits": logits,
-        "autocast": 2 * (cast + (0 if score else head)) if autocast and dtype == "fp32" else 0,
+        "autocast": 2 * (cast + (0 if score and not few else head)) if autocast and dtype == "fp32" else 0,
         "process": PROCESS[device], "other models": beside,
     }  # fmt: skip
     loading = PROCESS[device] + weights + 4 * shape.largest
@@ -197,7 +200,8 @@ def knobs(stage: str, config) -> dict:
         length, learned = row_length(*rows)
         multiple = PADDED.get(stage, 1) if models.device() == "cpu" else 1
         found["seq_length"] = -(-length // multiple) * multiple + (config.max_new_tokens if stage == "ppo" else 0)
-        if stage == "sft" and config.loss_on == "assistant" and not config.replay:  # replayed text is learned whole
+        answers_only = stage == "sft" and config.loss_on == "assistant" and not config.replay  # replayed text is whole
+        if answers_only or (stage == "reward" and config.sft_coef):
             found["learned_tokens"] = learned
     if getattr(config, "tuning", "full") == "lora":
         found |= {"method": "lora", "lora_rank": config.lora_rank, "target_modules": config.target_modules}

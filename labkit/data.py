@@ -180,7 +180,7 @@ def conversation(tokenizer, turns: list[tuple[str, str]], loss_on: str = "assist
         if whole[:end] != before:
             remedy = "Write turns = 1: this template cannot be trained on several turns at once."
             raise DataError("the chat template must not rewrite earlier turns", got=said, remedy=remedy)
-        start = len(asked) if whole[: len(asked)] == asked else _common_prefix(asked, whole)
+        start = len(asked) if whole[: len(asked)] == asked else common_prefix(asked, whole)
         stops = [place for place, token in enumerate(whole) if token == tokenizer.eos_token_id and place >= start]
         end = stops[-1] + 1 if stops else len(whole)
         labels += [IGNORED] * (start - len(labels)) + whole[start:end]
@@ -219,7 +219,7 @@ def templated(tokenizer, said: list, *, tokenize: bool = True, **options):
     return found["input_ids"] if tokenize else found
 
 
-def _common_prefix(left: list[int], right: list[int]) -> int:
+def common_prefix(left: list[int], right: list[int]) -> int:
     return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 

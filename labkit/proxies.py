@@ -48,5 +48,6 @@ def train(config: GoodhartConfig, count: int, seed: int, say=print) -> runs.Run:
     runs.write_lines(file, rows)
     steps = {"steps": config.proxy_steps, "eval_every": config.proxy_steps, "batch_size": 8}
     steps |= {"learning_rate": 3e-4, "warmup_steps": 5, "center_rewards_coefficient": 0.01}
+    steps |= {"sft_coef": 0.0}  # of preferences alone, as reward models mostly are
     reward = RewardConfig(model=config.model, seed=seed, data=str(file), retrain=config.retrain, **steps)
     return pipeline.train_stage("reward", reward, say=say)

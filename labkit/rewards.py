@@ -77,9 +77,11 @@ def context(model) -> int:
 def from_language_model(source: str | Path, **options) -> tuple[torch.nn.Module, transformers.PreTrainedTokenizerBase]:
     """(model, tokenizer): what `models.load(source, **options)` gives, its output head replaced by one number's.
 
-    The new head starts at 0: every answer gets the same score, and the loss starts at log 2. Raises ModelError.
+    The new head starts at 0: every answer gets the same score, and the loss starts at log 2. The old one is at hand as
+    model.output_head[0], in a tuple, so that the model does not save it. Raises ModelError.
     """
     language_model, tokenizer = models.load(source, **options)
+    output_head = language_model.get_output_embeddings()
     if adapters.is_peft(language_model):
         language_model = language_model.get_base_model()  # its adapter stays in the layers
     config = language_model.config
@@ -93,6 +95,9 @@ def from_language_model(source: str | Path, **options) -> tuple[torch.nn.Module,
     setattr(model, model.base_model_prefix, language_model.base_model)
     model.score = Score(model.score.in_features, 1, bias=False, device=language_model.device)
     torch.nn.init.zeros_(model.score.weight)
+    if output_head.weight is not language_model.get_input_embeddings().weight:
+        output_head.requires_grad_(False)
+    model.output_head = (output_head,)
     for name in ("is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "hf_quantizer", "quantization_method"):
         if hasattr(language_model, name):
             setattr(model, name, getattr(language_model, name))

@@ -547,6 +547,18 @@ def test_only_learned_tokens_have_logits_on_a_cpu_and_rows_are_padded(tmp_path, 
     assert budget.knobs("sft", config)["seq_length"] == length
 
 
+def test_a_reward_model_has_logits_of_chosen_answers_alone_where_it_predicts_them(tmp_path):
+    row, file = {"prompt": "Say it", "chosen": "one two", "rejected": "one"}, tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for _ in range(30)))
+    config, shape = RewardConfig(model="smoke", data=str(file), batch_size=4), budget.shape(llama())
+    with_words, without = (budget.knobs("reward", dataclasses.replace(config, sft_coef=coef)) for coef in (1.0, 0.0))
+    learned = with_words["learned_tokens"]
+    assert 0 < learned < with_words["seq_length"] and "learned_tokens" not in without
+    parts, plain = (budget.estimate(shape, **knobs).parts for knobs in (with_words, without))
+    assert parts["logits"] == 16 * 4 * learned * shape.vocab and plain["logits"] == 0
+    assert parts["other models"] == 4 * shape.head > 0 == plain["other models"]  # the output head, kept and frozen
+
+
 def test_the_base_is_known_by_its_name_too():
     for stage, config in (("dpo", DPOConfig), ("reward", RewardConfig), ("sft", SFTConfig)):
         assert budget.knobs(stage, config(tuning="lora", parent="nano"))["token_rows"] == 3

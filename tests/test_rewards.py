@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import math
 import threading
 
 import pytest
 import torch
+import trl
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from labkit import data, models, pipeline, preferences, rewards, runs
@@ -214,3 +216,54 @@ def test_conversations_train_through_the_pipeline_and_what_is_odd_is_said(tmp_pa
 def test_what_gives_no_score_is_refused(folder, tmp_path, what):
     with pytest.raises(ModelError, match="reward model cannot be loaded"):
         rewards.load(folder / "model" if what == "a language model" else tmp_path / "nowhere")
+
+
+def test_sft_coef_adds_the_chosen_answers_next_token_loss(folder):
+    """By hand, from the language model itself: the same rows, the same answer tokens."""
+    source = folder / "model"
+    language_model, tokenizer = models.load(source)
+    head_of, _ = rewards.from_language_model(source)
+    pairs = preferences.pairs(str(folder / "pairs.jsonl"))[0].select(range(5))
+    rows = reward.tokens(tokenizer, pairs, 256)
+    args = trl.RewardConfig(output_dir=str(folder / "out"), use_cpu=True, bf16=False, max_length=None, report_to="none")
+    trainer = reward.Trainer(
+        head_of,
+        args,
+        processing_class=tokenizer,
+        train_dataset=rows,
+        data_collator=reward.Collator(tokenizer.pad_token_id),
+    )
+    batch = trainer.data_collator(list(rows))
+    head_of.train()
+    alone = trainer.compute_loss(head_of, dict(batch))
+    trainer.sft_coef = 0.5
+    both = trainer.compute_loss(head_of, dict(batch))
+    said = [[*pair["messages"], {"role": "assistant", "content": pair["chosen"]}] for pair in pairs]
+    losses = []
+    for messages in said:
+        asked, whole = (
+            tokenizer.apply_chat_template(some, add_generation_prompt=some is not messages, return_dict=True)[
+                "input_ids"
+            ]
+            for some in (messages[:-1], messages)
+        )
+        log_probs = language_model(torch.tensor([whole])).logits[0].float().log_softmax(-1)
+        losses += [-log_probs[place - 1, whole[place]] for place in range(len(asked), len(whole))]
+    expected = torch.stack(losses).mean()
+    assert alone.item() == pytest.approx(math.log(2), abs=1e-5)
+    assert (both - alone).item() == pytest.approx(0.5 * expected.item(), rel=0.01)
+    both.backward()
+    assert all(weight.grad is not None for weight in head_of.model.parameters())
+    head_of.eval()
+    assert trainer.compute_loss(head_of, dict(batch)).item() == pytest.approx(alone.item(), abs=1e-5)
+
+
+def test_an_output_head_of_its_own_stays_frozen_and_is_not_saved(folder):
+    model, _ = rewards.from_language_model(folder / "model")
+    head = model.output_head[0].weight
+    own = head is not model.get_input_embeddings().weight
+    assert head.requires_grad != own
+    assert not any("output_head" in name for name in model.state_dict())
+    assert own == (model.config.model_type == "llama")
+    run = trained(folder, seed=11)
+    assert not any("lm_head" in name or "output_head" in name for name in rewards.load(run).model.state_dict())

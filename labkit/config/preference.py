@@ -23,12 +23,18 @@ class RewardConfig(TuningConfig):
 
     SMOL: ClassVar[dict] = {"steps": 60, "batch_size": 4, "learning_rate": 5e-5, "eval_every": 60}
 
-    steps: int = steps_option(1050)
+    steps: int = steps_option(950)
     batch_size: int = batch_size_option(8)
     learning_rate: float = learning_rate_option(1.5e-3)
     warmup_steps: int = warmup_steps_option(50)
     center_rewards_coefficient: float = option(
         0.005, "Pull of a pair's two rewards to a sum of 0, which the preferences alone leave open.", low=0.0, high=10.0
+    )
+    sft_coef: float = option(
+        1.0,
+        "Weight of the chosen answer's next-token loss, which keeps what the parent knew; 0: none.",
+        low=0.0,
+        high=100.0,
     )
     pairs: int = option(0, "Pairs to learn from, drawn by the seed; 0: all.", low=0, high=100_000_000, unit="pairs")
     off_topic: bool = option(
@@ -36,7 +42,7 @@ class RewardConfig(TuningConfig):
     )
     data: str = option("lab", 'The preference pairs: "lab", a JSONL or parquet file, a dataset\'s folder or Hub id.')
     parent: str = parent_option()
-    eval_every: int = eval_every_option(350)
+    eval_every: int = eval_every_option(475)
     retrain: bool = retrain_option()
 
 
@@ -45,7 +51,7 @@ class PPOConfig(TuningConfig):
     """Notebook 06: from an instruction model to one that earns a high reward, held near where it started."""
 
     SMOL: ClassVar[dict] = {
-        "tuning": "lora", "steps": 20, "batch_size": 16, "minibatch_size": 4, "eval_every": 10,
+        "tuning": "lora", "steps": 20, "batch_size": 16, "minibatch_size": 4, "learning_rate": 1e-4, "eval_every": 10,
     }  # fmt: skip
 
     lora_dropout: float = option(0.0, "Off: pi / pi_old needs the same forward pass twice.", low=0.0, high=0.0)
@@ -61,7 +67,7 @@ class PPOConfig(TuningConfig):
     batch_size: int = option(64, "Answers sampled in each step.", low=2, high=4096, unit="answers")
     minibatch_size: int = option(32, "Answers in each update; divides batch_size.", low=1, high=4096, unit="answers")
     epochs: int = option(2, "Times that each answer is learned from.", low=1, high=64, unit="passes")
-    learning_rate: float = learning_rate_option(1e-4)
+    learning_rate: float = learning_rate_option(5e-5)
     warmup_steps: int = warmup_steps_option(5)
     kl_coef: float = option(
         0.05, "Price of a nat away from the reference, in units of reward; low lets it drift.", low=0.0, high=100.0

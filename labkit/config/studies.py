@@ -148,14 +148,14 @@ class GoodhartConfig(Config):
     }  # fmt: skip
 
     seeds: int = option(3, "Repetitions, each with its own model, pairs and samples.", low=1, high=20, unit="seeds")
-    sampled_questions: int = option(20, "Test questions to sample answers to.", low=2, high=500, unit="questions")
+    sampled_questions: int = option(40, "Test questions to sample answers to.", low=2, high=500, unit="questions")
     samples: int = option(256, "Answers sampled to each question; the largest n.", low=2, high=4096, unit="answers")
     confound: str = option(
         "shorter", "Which answer is the chosen one in nearly every pair.", choices=("none", "shorter", "longer")
     )
     noise: float = option(0.0, "Chance that the labels of a pair are exchanged.", low=0.0, high=0.5)
     pair_counts: str = option(
-        "32,480", "Numbers of pairs for the reward models, a tenth of few held out; parted by commas."
+        "64,480", "Numbers of pairs for the reward models, a tenth of few held out; parted by commas."
     )
     proxy_steps: int = option(60, "Steps of 8 pairs that a reward model trains for.", low=1, high=100_000, unit="steps")
     kl_coefs: str = option("0.3,0.0", "Prices of a nat, falling, that PPO pays in turn, parted by commas.")

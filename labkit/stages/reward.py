@@ -3,6 +3,7 @@
 P(chosen over rejected) = sigmoid(r(chosen) - r(rejected))        Bradley and Terry 1952
 loss = -log sigmoid(r(chosen) - r(rejected))                      Christiano et al. 2017; Ouyang et al. 2022, eq. 1
        + center_rewards_coefficient (r(chosen) + r(rejected))^2   Eisenstein et al. 2023: fixes the zero point
+       - sft_coef mean log pi(chosen's tokens | prompt)           Yang et al. 2024: keeps what the parent knew
 """
 
 import random
@@ -10,12 +11,47 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import transformers
 import trl
 from datasets import Dataset, concatenate_datasets
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from labkit import models, preferences, rewards, runs, training
+from labkit import data, models, preferences, rewards, runs, training
 from labkit.config import RewardConfig
+
+
+class Collator(DataCollatorForPreference):
+    """trl's batches of pairs, and where each chosen answer begins: answer_starts, (pairs,)."""
+
+    def torch_call(self, examples: list[dict]) -> dict:
+        starts = torch.tensor([row["answer_start"] for row in examples])
+        return super().torch_call(examples) | {"answer_starts": starts}
+
+
+class Trainer(trl.RewardTrainer):
+    """trl's, with the chosen answers' next-token loss beside the preference's while it trains.
+
+    Taught by preferences alone, a small model forgets the facts that tell two answers of the same form apart. So it
+    goes on predicting words too, by the parent's output head (Yang et al. 2024, arXiv 2406.10216, the SFT regularizer;
+    Cobbe et al. 2021 trained verifiers so).
+    """
+
+    sft_coef = 0.0
+
+    def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
+        starts, tokens = inputs.pop("answer_starts"), inputs["input_ids"]
+        if not (self.sft_coef and self.model.training):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs["output_hidden_states"] = True
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        n = len(starts)  # the batch holds the chosen rows, then the rejected ones
+        places = torch.arange(1, tokens.shape[1], device=tokens.device)
+        learned = inputs["attention_mask"][:n, 1:].bool() & (places >= starts[:, None])
+        with models.autocast():
+            logits = model.output_head[0](outputs.hidden_states[-1][:n, :-1][learned])  # (tokens learned, vocabulary)
+        loss = loss + self.sft_coef * torch.nn.functional.cross_entropy(logits.float(), tokens[:n, 1:][learned])
+        return (loss, outputs) if return_outputs else loss
 
 
 def train(
@@ -64,10 +100,12 @@ def train(
     )
     learned = concatenate_datasets([pairs, off_topic(pairs, config.seed)]) if config.off_topic else pairs
     learned = tokens(tokenizer, learned, max_length)
-    trainer = trl.RewardTrainer(
+    trainer = Trainer(
         model, args, processing_class=tokenizer, callbacks=[recorder],
+        data_collator=Collator(tokenizer.pad_token_id, args.pad_to_multiple_of),
         train_dataset=learned, eval_dataset=tokens(tokenizer, held_out, max_length),
     )  # fmt: skip
+    trainer.sft_coef = config.sft_coef
     training.write_attention_out(model, max(learned["length"]))
     trainer.remove_callback(transformers.PrinterCallback)
     if training.fit(trainer, run, stop):
@@ -94,8 +132,13 @@ def off_topic(pairs: Dataset, seed: int) -> Dataset:
 
 
 def tokens(tokenizer, pairs: Dataset, max_length: int) -> Dataset:
-    """Pairs as tokens, in the columns that trl's trainer takes: chosen_ids and rejected_ids, encoded as for scoring."""
-
+    """Pairs as tokens, encoded as for scoring: trl's columns chosen_ids and rejected_ids, and answer_start, the
+    place of the chosen answer's first token.
+    """
     sides = [rewards.encode(tokenizer, pairs["messages"], pairs[side], max_length) for side in ("chosen", "rejected")]
     lengths = [max(map(len, rows)) for rows in zip(*sides, strict=True)]
-    return Dataset.from_dict({"chosen_ids": sides[0], "rejected_ids": sides[1], "length": lengths})
+    asked = data.templated(tokenizer, list(pairs["messages"]), add_generation_prompt=True)
+    starts = [data.common_prefix(*rows) for rows in zip(asked, sides[0], strict=True)]
+    return Dataset.from_dict(
+        {"chosen_ids": sides[0], "rejected_ids": sides[1], "length": lengths, "answer_start": starts}
+    )
