@@ -9,8 +9,8 @@
                   attention no scores, as in FlashAttention: a GPT layer keeps 32 * hidden bytes in bf16, or 34 with
                   dropout (Korthikanti et al. 2022). On a CPU, SFT and reward models keep them for short rows.
                   Checkpointing: one hidden state per layer, and all of one layer
-    logits        a batch in fp32 four times (Trainer, ORPO, PPO; SFT on a CPU and rewards: of learned tokens only); at
-                  most a tile of it in trl's SFT and DPO
+    logits        a batch in fp32 four times (Trainer, ORPO, PPO; SFT on a CPU and rewards: of learned tokens alone);
+                  at most a tile of it in trl's SFT and DPO
 
 Numbers of weights are exact (labkit/shapes.py), bytes of weights, gradients and moments arithmetic. Activations and
 logits are approximate; the tests compare them with what torch kept on a CPU, for four architectures. Not measured:
@@ -97,8 +97,8 @@ def estimate(
     does, unless separate_values is False: a head that weighs nothing. token_rows: rows of tied embeddings that train
     beside an adapter; the embeddings then have a copy and a gradient as a whole. learned_tokens: of a row, those that
     the loss looks at, where SFT on a CPU scores no others; 0: all. Of a reward model's pairs, those of the chosen
-    answer where they are predicted too (sft_coef); 0: none. lora_variant: "dora" trains a length for each output of a Linear
-    beside its adapter.
+    answer where they are predicted too (sft_coef); 0: none. lora_variant: "dora" trains a length for each output of
+    a Linear beside its adapter.
     """
     _check(method=method, quantization=quantization, lora_rank=lora_rank, optimizer=optimizer, dtype=dtype)
     _check(batch_size=batch_size, seq_length=seq_length, stage=stage, device=device, lora_variant=lora_variant)
