@@ -67,7 +67,7 @@ class PPOConfig(TuningConfig):
     batch_size: int = option(64, "Answers sampled in each step.", low=2, high=4096, unit="answers")
     minibatch_size: int = option(32, "Answers in each update; divides batch_size.", low=1, high=4096, unit="answers")
     epochs: int = option(2, "Times that each answer is learned from.", low=1, high=64, unit="passes")
-    learning_rate: float = learning_rate_option(5e-5)
+    learning_rate: float = learning_rate_option(3e-5)
     warmup_steps: int = warmup_steps_option(5)
     kl_coef: float = option(
         0.05, "Price of a nat away from the reference, in units of reward; low lets it drift.", low=0.0, high=100.0
