@@ -49,7 +49,7 @@ class Trainer(trl.RewardTrainer):
         places = torch.arange(1, tokens.shape[1], device=tokens.device)
         learned = inputs["attention_mask"][:n, 1:].bool() & (places >= starts[:, None])
         with models.autocast():
-            logits = model.output_head[0](outputs.hidden_states[-1][:n, :-1][learned])  # (tokens learned, vocabulary)
+            logits = self.model.output_head[0](outputs.hidden_states[-1][:n, :-1][learned])  # (learned tokens, words)
         loss = loss + self.sft_coef * torch.nn.functional.cross_entropy(logits.float(), tokens[:n, 1:][learned])
         return (loss, outputs) if return_outputs else loss
 
