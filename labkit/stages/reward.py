@@ -32,8 +32,8 @@ class Collator(DataCollatorForPreference):
 class Trainer(trl.RewardTrainer):
     """trl's, with the chosen answers' next-token loss beside the preference's while it trains.
 
-    Taught by preferences alone, a small model forgets the facts that tell two answers of the same form apart. So it
-    goes on predicting words too, by the parent's output head (Yang et al. 2024, arXiv 2406.10216, the SFT regularizer;
+    Taught by preferences alone, a small model learns the form of answers and tells few facts apart. So it goes on
+    predicting words too, by the parent's output head (Yang et al. 2024, arXiv 2406.10216, the SFT regularizer;
     Cobbe et al. 2021 trained verifiers so).
     """
 
