@@ -16,9 +16,10 @@ import platform
 import sys
 from pathlib import Path
 
-from labkit import config, floors, runs
+from labkit import floors
 from labkit.evaluate import intervals
 from labkit.execute import find_notebook, run_notebook
+from labkit.records import find_record
 
 HERE = Path(__file__).parent
 
@@ -26,12 +27,8 @@ HERE = Path(__file__).parent
 def record(notebook: str, seed: int) -> dict:
     """The newest record of the notebook at its defaults with this seed; the notebook is run where there is none."""
     name = find_notebook(notebook).stem
-    wanted = config.NOTEBOOKS[name](seed=seed).as_dict()
-    for file in sorted(runs.runs_dir().glob(f"notebooks/{name}/*/record.json"), reverse=True):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["parameters"] == wanted and "error" not in found:
-            return found
-    return json.loads((run_notebook(name, {"seed": seed}) / "record.json").read_text(encoding="utf-8"))
+    found = find_record(name, {"seed": seed})
+    return found or json.loads((run_notebook(name, {"seed": seed}) / "record.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:

@@ -1,30 +1,18 @@
-"""The command line: `python -m labkit run | runs | show | budget | train | fetch | doctor`.
+"""The command line: `python -m labkit run | sweep | runs | show | compare | budget | train | fetch | doctor`.
 
 A mistake ends with one message on stderr: exit code 2 for a wrong parameter, 1 for anything else that went wrong.
 """
 
-import contextlib
-import importlib.util
+import csv
 import json
-import os
-import platform
-import re
-import shutil
 import sys
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from labkit.errors import ConfigError, LabError
-
-ROOT = Path(__file__).resolve().parent.parent
-NEEDED = (
-    "torch transformers trl datasets tokenizers accelerate papermill nbformat ipykernel jupyterlab ipywidgets plotly"
-)
-MEMORY_GB, DISK_GB = 4.0, 2.0  # what the default course needs, with room to spare
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -50,6 +38,23 @@ def run(
             typer.echo("\n" + floors.table(records))
     else:
         typer.echo(f"done: {execute.run_notebook(notebook, parameters)}")
+
+
+@app.command()
+def sweep(
+    notebook: Annotated[str, typer.Argument(help='"07", "07_dpo" or a path')],
+    parameter: Annotated[
+        list[str], typer.Option("-p", help='name=value,value,...; a value that holds commas in "quotes"; many times')
+    ],
+) -> None:
+    """Execute a notebook for every combination of values, but those recorded already; then one table of them all."""
+    from labkit.sweep import sweep as run_grid
+    from labkit.sweep import table
+
+    grid = dict(split_values(one) for one in parameter)
+    found = run_grid(notebook, grid, typer.echo)
+    typer.echo("\n" + table(found))
+    raise typer.Exit(1 if any("error" in one for one in found) else 0)
 
 
 @app.command()
@@ -81,6 +86,23 @@ def show(run: Annotated[str, typer.Argument(help="a run's id, or the beginning o
     typer.echo(f"\n{len(history)} logged lines in {found.path / 'metrics.jsonl'}")
     for line in history[-5:]:
         typer.echo("  " + " ".join(f"{name}={value}" for name, value in line.items()))
+
+
+@app.command()
+def compare(run: Annotated[list[str], typer.Argument(help="two runs or more: ids, or the beginnings of them")]) -> None:
+    """Runs side by side: settings that differ, what each measured, answers to the same questions pair by pair."""
+    from labkit import comparison, lineage
+    from labkit import runs as store
+    from labkit.records import text_table
+
+    found = list({one.id: one for one in map(store.get, run)}.values())
+    if len(found) < 2:
+        raise ConfigError("compare needs two runs", got=" ".join(run), remedy="`python -m labkit runs` lists them.")
+    answers = {one.id: lineage.answers_of(one) for one in found}
+    pairs = comparison.pair_table(found, answers)
+    tables = [comparison.difference_table(found), comparison.metric_table(found, answers)]
+    for rows in [*tables, *([pairs] if len(pairs) > 1 else [])]:
+        typer.echo(text_table([tuple(map(lineage.printable, row)) for row in rows]) + "\n")
 
 
 def read_config(config: Path):
@@ -145,23 +167,14 @@ def fetch(
 @app.command()
 def doctor() -> None:
     """What this machine can do, what is missing and what to do about it. Exit code 1 where something needed is."""
-    checks = [
-        _python(),
-        *_packages(),
-        _memory(),
-        _cores(),
-        _disk(),
-        _bf16(),
-        _devices(),
-        _sandbox(),
-        _git(),
-        _chromium(),
-    ]
-    for level, name, found, remedy in checks:
-        typer.echo(f"{level:<8}{name:<14}{found}")
+    from labkit import doctor as checks
+
+    found = checks.checks()
+    for level, name, text, remedy in found:
+        typer.echo(f"{level:<8}{name:<14}{text}")
         if level != "ok" and remedy:
             typer.echo(f"{'':<22}-> {remedy}")
-    missing = [name for level, name, _, _ in checks if level == "MISSING"]
+    missing = [name for level, name, _, _ in found if level == "MISSING"]
     typer.echo(f"needed and missing: {', '.join(missing)}" if missing else "everything needed is here")
     raise typer.Exit(1 if missing else 0)
 
@@ -182,107 +195,11 @@ def split_parameter(text: str) -> tuple[str, object]:
     return name.strip(), value
 
 
-# Each check of the doctor gives (level, name, what was found, what to do); level "MISSING" is needed, "missing" is not.
-
-
-def _python():
-    level = "ok" if sys.version_info >= (3, 11) else "MISSING"
-    return level, "python", f"{platform.python_version()} on {platform.platform()}", "Install Python 3.11 or newer."
-
-
-def _packages():
-    locked = {}
-    lock = ROOT / "requirements.lock"
-    for line in lock.read_text(encoding="utf-8").splitlines() if lock.exists() else []:
-        pin = re.match(r"([A-Za-z0-9_.-]+)==([^\s;\\]+)", line)
-        if pin:
-            locked[re.sub(r"[-_.]+", "-", pin[1]).lower()] = pin[2]
-    checks = []
-    for name in NEEDED.split():
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            checks.append(("MISSING", name, "not installed", "Run `make lab`, or install requirements.lock with pip."))
-            continue
-        want = locked.get(name, found)
-        same = found.split("+")[0] == want.split("+")[0]  # 2.13.0+cpu is torch 2.13.0
-        remedy = f"requirements.lock has {want}: the lab was tested with that. Run `make lab`."
-        checks.append(("ok" if same else "differs", name, found, remedy))
-    return checks
-
-
-def _memory():
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # a container's own limit
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    remedy = f"The default course peaks near 3 GB; below {MEMORY_GB:.0f} GB lower batch_size or use model=smoke."
-    return "ok" if total / 1e9 >= MEMORY_GB else "low", "memory", f"{total / 1e9:.1f} GB", remedy
-
-
-def _cores():
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return (
-        "ok" if cores >= 2 else "low",
-        "cores",
-        str(cores),
-        "Times in the notebooks are for 2 cores: expect twice them.",
-    )
-
-
-def _disk():
-    from labkit.runs import runs_dir
-
-    folder = next(one for one in (runs_dir(), *runs_dir().parents) if one.exists())
-    free = shutil.disk_usage(folder).free / 1e9
-    remedy = f"Free {DISK_GB:.0f} GB, or set LABKIT_RUNS to a folder on a larger disk."
-    return "ok" if free >= DISK_GB else "MISSING", "free disk", f"{free:.1f} GB at {folder}", remedy
-
-
-def _bf16():
-    try:
-        flags = set(re.findall(r"avx512_bf16|amx_bf16|\bbf16\b", Path("/proc/cpuinfo").read_text(encoding="utf-8")))
-    except OSError:
-        flags = {"apple silicon"} if platform.machine() == "arm64" else set()
-    found = f"bfloat16 in hardware ({', '.join(sorted(flags))})" if flags else "no bfloat16 in hardware"
-    return "ok" if flags else "slower", "bf16", found, "Nothing to do: float32 is used, at about half the speed."
-
-
-def _devices():
-    if importlib.util.find_spec("torch") is None:
-        return "MISSING", "devices", "unknown without torch", "Run `make lab`."
-    import torch
-
-    found = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    found += ["Apple GPU (mps)"] if torch.backends.mps.is_available() else []
-    return "ok", "devices", ", ".join(["CPU", *found]), ""
-
-
-def _sandbox():
-    from labkit.evaluate import sandbox
-
-    found = sandbox.refusal()
-    remedy = "Notebook 11 leaves out what runs generated code: pass@k, HumanEval, the task lab_functions."
-    return "missing" if found else "ok", "sandbox", found or "isolates a program", remedy
-
-
-def _git():
-    found = shutil.which("git")
-    return "ok" if found else "missing", "git", found or "not found", "Only contributing needs it: install git."
-
-
-def _chromium():
-    home = Path.home()
-    caches = [
-        os.environ.get("PLAYWRIGHT_BROWSERS_PATH"),
-        home / ".cache/ms-playwright",
-        home / "Library/Caches/ms-playwright",
-    ]
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None) or next(
-        (str(one) for cache in caches if cache for one in Path(cache).glob("chromium*")), None
-    )
-    remedy = "Only the browser tests need it: `playwright install chromium`."
-    return "ok" if found else "missing", "chromium", found or "not found", remedy
+def split_values(text: str) -> tuple[str, list]:
+    """name=value,value as the values that a sweep tries, each typed as `split_parameter` does, none of them twice."""
+    name, _ = split_parameter(text)  # checks its form
+    values = next(csv.reader([text.partition("=")[2]]), None) or [""]
+    return name, list(dict.fromkeys(split_parameter(f"{name}={value}")[1] for value in values))
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ more from the same tokens. transformers ships it: `AutoModelForCausalLM.from_pre
 import contextlib
 import ctypes
 import functools
+import gc
 import logging
 import os
 import sys
@@ -236,6 +237,19 @@ def _freed_at_once():
     finally:
         if mallopt:
             mallopt(-3, 2**25)  # the highest that glibc itself would choose
+
+
+def give_back() -> None:
+    """Return memory that nothing uses any more to the system, or the GPU's cache to its driver.
+
+    After a training glibc's heap keeps most of what its activations took: for smol 1.9 GB, of which 1.3 were empty.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:  # musl's C library has none
+        trim(0)
+    if device() == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _let_file_go(model) -> None:

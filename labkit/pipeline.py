@@ -168,6 +168,8 @@ def train_stage(
     """
     import torch  # here, so that whoever only looks at runs does not wait for it
 
+    from labkit import models
+
     if not _training.acquire(blocking=False):
         raise TrainingError(
             "a training is running in this kernel already",
@@ -192,5 +194,6 @@ def train_stage(
         raise
     finally:
         torch.set_flush_denormal(False)  # Python's own numbers obey it too: nothing after a training may
+        models.give_back()
         _now.pop()
         _training.release()

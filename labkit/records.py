@@ -14,7 +14,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from labkit.config import Config
+from labkit.config import Config, sized
 from labkit.errors import RunError
 from labkit.parameters import check_parameters, seconds_since_configure
 from labkit.runs import now, peak_rss_mb, plain_number, runs_dir, versions, write_json
@@ -84,6 +84,19 @@ def latest_records() -> dict[str, dict]:
         elif "error" not in one and one["date"] > newest.get(one["notebook"], {"date": ""})["date"]:
             newest[one["notebook"]] = {**one, "path": str(file)}
     return dict(sorted(newest.items()))
+
+
+def find_record(notebook: str, parameters: dict) -> dict | None:
+    """The newest record of an execution with exactly these parameters that ran to its end, or None.
+
+    Parameters left out have the values that the model gives them. The content of files that they name is not compared.
+    """
+    wanted = sized(check_parameters(notebook, parameters), keep=parameters).as_dict()
+    for file in sorted(runs_dir().glob(f"notebooks/{notebook}/*/record.json"), reverse=True):
+        one = _read(file)
+        if one is not None and "error" not in one and one.get("parameters") == wanted:
+            return one
+    return None
 
 
 def records_table(records: Iterable[dict]) -> str:

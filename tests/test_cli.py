@@ -13,7 +13,6 @@ from labkit import __main__ as cli
 from labkit import runs
 from labkit.config import DPOConfig, SFTConfig
 from labkit.errors import ConfigError
-from labkit.evaluate import sandbox
 
 runner = CliRunner()
 
@@ -32,7 +31,9 @@ def test_help_is_quick_and_loads_nothing_heavy():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     text, _, loaded = printed.partition("LOADED")
-    assert all(name in text for name in ("run", "runs", "show", "budget", "train", "fetch", "doctor"))
+    assert all(
+        name in text for name in ("run", "sweep", "runs", "show", "compare", "budget", "train", "fetch", "doctor")
+    )
     assert not {"torch", "papermill", "pandas", "labkit.execute"} & set(loaded.split())
 
 
@@ -46,6 +47,9 @@ def test_help_is_quick_and_loads_nothing_heavy():
         (["run", "--all", "-p", "beta=0.3"], 2, "beta is not a parameter of every notebook; got 0.3"),
         (["train", "none.json"], 2, "none.json must be a readable JSON file"),
         (["budget", "none.json"], 2, "none.json must be a readable JSON file"),
+        (["sweep", "07", "-p", "beta=0.1,-1"], 2, "beta must be"),
+        (["sweep", "07", "-p", "beta"], 2, "-p must be name=value"),
+        (["compare", "sft-nano", "dpo-nano"], 1, "run must be the id of a run"),
         (["show", "sft-nano"], 1, "run must be the id of a run"),
     ],
 )
@@ -100,6 +104,49 @@ def test_runs_and_show(store):
     assert broken.exit_code == 0 and sft.id in broken.stdout and f"unreadable: run.json of {dpo.id}" in broken.stderr
 
 
+def test_compare_shows_what_differs_and_what_each_measured(store):
+    a, b = (runs.open_run("sft", SFTConfig(steps=n)) for n in (9, 10))
+    for run, share in ((a, 0.5), (b, 0.75)):
+        run.finish(accuracy=share)
+    b.info["config"]["data"] = "\x1b[31mred"  # what a file says does not steer a terminal
+    runs.write_json(b.path / "run.json", b.info)
+    done = runner.invoke(cli.app, ["compare", a.id, b.id])
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert done.exit_code == 0 and ["steps", "9", "10"] in lines and ["accuracy", "0.5", "0.75"] in lines
+    assert "\x1b" not in done.stdout and not any("model" in line for line in lines)
+    alone = runner.invoke(cli.app, ["compare", a.id, a.id])
+    assert alone.exit_code != 0 and "compare needs two runs" in str(alone.exception)
+
+
+def test_values_of_a_sweep():
+    assert cli.split_values("beta=0.1,0.3,1") == ("beta", [0.1, 0.3, 1])
+    assert cli.split_values('target_modules="q_proj,v_proj",all-linear') == (
+        "target_modules",
+        ["q_proj,v_proj", "all-linear"],
+    )
+    assert cli.split_values("seed=1,1,2") == ("seed", [1, 2]) and cli.split_values("parent=") == ("parent", [""])
+    for wrong in ("beta", "=3", "a,b=3"):
+        with pytest.raises(ConfigError):
+            cli.split_values(wrong)
+
+
+def test_a_sweep_runs_its_grid_and_fails_where_one_does(store, monkeypatch):
+    from labkit import sweep
+
+    seen = []
+
+    def run_grid(notebook, grid, say):
+        seen.append((notebook, grid))
+        good = {"varied": {"beta": 0.1}, "metrics": {"gold": 1.0}, "verdicts": [], "seconds": 2.0}
+        bad = {"varied": {"beta": 0.3}, "metrics": {}, "verdicts": [], "seconds": None, "error": {"message": "x"}}
+        return [good, bad]
+
+    monkeypatch.setattr(sweep, "sweep", run_grid)
+    done = runner.invoke(cli.app, ["sweep", "07", "-p", "beta=0.1,0.3"])
+    assert seen == [("07", {"beta": [0.1, 0.3]})] and done.exit_code == 1
+    assert "1 of 1" in done.stdout and "0 of 1" in done.stdout and "gold" in done.stdout
+
+
 def test_train_hands_the_checked_config_to_the_pipeline(store, tmp_path, monkeypatch):
     seen = []
 
@@ -122,37 +169,6 @@ def test_train_hands_the_checked_config_to_the_pipeline(store, tmp_path, monkeyp
         error = runner.invoke(cli.app, ["train", str(file)]).exception
         assert isinstance(error, ConfigError) and part in str(error)
     assert len(seen) == 1
-
-
-def test_doctor_tells_what_is_here_and_fails_only_for_what_is_needed(store, monkeypatch):
-    monkeypatch.setattr(cli, "_devices", lambda: ("ok", "devices", "CPU", ""))
-    monkeypatch.setattr(cli, "_chromium", lambda: ("missing", "chromium", "not found", "Install it."))
-    monkeypatch.setattr(sandbox, "refusal", lambda: "SandboxError: no walls")
-    here = runner.invoke(cli.app, ["doctor"])
-    names = "python torch transformers papermill memory cores disk bf16 devices sandbox git chromium".split()
-    assert all(name in here.stdout for name in names), here.stdout
-    assert here.exit_code == 0 and "everything needed is here" in here.stdout and "-> Install it." in here.stdout
-    assert "no walls" in here.stdout and "Notebook 11 leaves out" in here.stdout
-    monkeypatch.setattr(cli, "NEEDED", "torch no-such-package")
-    gone = runner.invoke(cli.app, ["doctor"])
-    assert gone.exit_code == 1 and "MISSING no-such-package" in gone.stdout and "make lab" in gone.stdout
-    assert "needed and missing: no-such-package" in gone.stdout
-
-
-def test_doctor_compares_with_the_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "ROOT", tmp_path)
-    monkeypatch.setattr(cli, "NEEDED", "torch typer")
-    (tmp_path / "requirements.lock").write_text("torch==1.0.0 ; sys_platform == 'linux'\n# note\n")
-    levels = {name: (level, remedy) for level, name, _, remedy in cli._packages()}
-    assert levels["torch"][0] == "differs" and "1.0.0" in levels["torch"][1] and levels["typer"][0] == "ok"
-    torch = cli.version("torch").split("+")[0]
-    (tmp_path / "requirements.lock").write_text(f"torch=={torch}\n")
-    assert cli._packages()[0][0] == "ok"
-
-
-def test_doctor_finds_the_devices():
-    level, _, found, _ = cli._devices()
-    assert level == "ok" and found.startswith("CPU")
 
 
 @pytest.mark.parametrize("about", [{"stage": "sft", "data": "glossary", "tuning": "lora"}, {"stage": "pretrain"}])

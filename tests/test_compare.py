@@ -108,12 +108,13 @@ def test_metrics_have_intervals_and_noise_is_called_so(relatives):
     assert "Select two runs with answers" in shown(opened(Compare([dpo.id, sft.id]), "Metrics"))
 
 
-def test_runs_without_a_question_in_common_are_a_red_line(relatives):
+def test_runs_without_a_question_in_common_are_told_apart_from_noise(relatives):
     _, dpo, other, _ = relatives
     keep_answers(other, [answer(1000, True)])
     widget = Compare([dpo.id, other.id])
-    assert "<td>answers: accuracy</td>" in shown(opened(widget, "Metrics"))
-    assert "class='error'" in widget.error.value and "in common" in widget.error.value
+    text = shown(opened(widget, "Metrics"))
+    assert "<td>answers: accuracy</td>" in text
+    assert "<td>-</td><td>no question in common</td><td>0</td>" in text
     assert "text/html" in widget._repr_mimebundle_()
 
 

@@ -5,13 +5,12 @@ import warnings
 from collections.abc import Callable, Iterable
 from difflib import SequenceMatcher
 from functools import partial
-from itertools import combinations, cycle
+from itertools import cycle
 
 import plotly.graph_objects as go
 from ipywidgets import HTML, BoundedIntText, Button, Dropdown, HBox, SelectMultiple, Tab, Text, VBox, dlink
 
-from labkit import cards, lineage, runs
-from labkit.evaluate import checkers
+from labkit import cards, comparison, lineage, runs
 from labkit.records import text_table
 from labkit.runs import Run
 from labkit.ui import plots
@@ -103,7 +102,7 @@ class Compare(VBox):
         self._problems += [str(one.message) for one in unreadable]
         newest = [run.id for run in self.runs.values() if run.status == "finished"][:2]
         kept = tuple(name for name in wanted or self.select.value or newest if name in self.runs)
-        lines = [(_name(run), run.stage, run.status, run.info["created"][:16]) for run in self.runs.values()]
+        lines = [(comparison.name(run), run.stage, run.status, run.info["created"][:16]) for run in self.runs.values()]
         self.select.options = [(safe_text(" | ".join(line)), name) for line, name in zip(lines, self.runs, strict=True)]
         self.select.value = kept
         self._open()
@@ -121,33 +120,21 @@ class Compare(VBox):
         """The selected runs, oldest first."""
         return [run for run in reversed(self.runs.values()) if run.id in self.select.value]
 
-    def _answered(self) -> list[tuple[Run, list[dict]]]:
-        return [(run, rows) for run in self.selected() if (rows := self._try(lineage.answers_of, run))]
+    def _answers_kept(self) -> dict[str, list[dict]]:
+        return {run.id: self._try(lineage.answers_of, run) for run in self.selected()}
 
     def difference_table(self) -> list[list[str]]:
         """The settings in which the selected runs differ."""
-        rows = [[str(value) for value in row.values()] for row in lineage.differences(self.selected())]
-        head = ["differs (None: it has no such setting)", *map(_name, self.selected())]
-        return [head, *rows] if rows else [["Select two runs or more that differ in a setting."]]
+        table = comparison.difference_table(self.selected())
+        return table if len(table) > 1 else [["Select two runs or more that differ in a setting."]]
 
     def metric_table(self) -> list[list[str]]:
         """What the selected runs measured; shares of their answers with 95% intervals."""
-        columns = [{name: f"{value:,.7g}" for name, value in run.metrics.items()} for run in self.selected()]
-        for run, cells in zip(self.selected(), columns, strict=True):
-            for name, (share, low, high) in checkers.score(self._try(lineage.answers_of, run)).items():
-                cells[f"answers: {name}"] = f"{share:.1%} [{low:.1%}, {high:.1%}]"
-        names = dict.fromkeys(name for cells in columns for name in cells)
-        rows = [[name, *(cells.get(name, "-") for cells in columns)] for name in names]
-        return [["metric [95% interval, where known]", *map(_name, self.selected())], *rows]
+        return comparison.metric_table(self.selected(), self._answers_kept())
 
     def pair_table(self, key: str = "correct") -> list[list[str]]:
         """By how much the selected runs differ in their answers to the same questions, pair by pair."""
-        table = [["run a", "run b", f"{key}: a - b [95% interval]", "reading", "questions"]]
-        for (a, rows_a), (b, rows_b) in combinations(self._answered(), 2):
-            if found := self._try(lineage.paired_difference, rows_a, rows_b, key):
-                form = "+.1%" if found["share"] else "+.3g"
-                shown = f"{found['difference']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
-                table.append([_name(a), _name(b), shown, found["reading"], str(found["pairs"])])
+        table = comparison.pair_table(self.selected(), self._answers_kept(), key)
         return table if len(table) > 1 else [["Select two runs with answers to see their difference."]]
 
     def _repr_mimebundle_(self, **options) -> dict:
@@ -166,7 +153,7 @@ class Compare(VBox):
         names = {name for _, rows in histories for row in rows for name in row} - {"step"}
         figure = go.FigureWidget(plots.curves([], {}, title="", y=""))
         for (run, _), colour, dash in zip(histories, cycle(COLOURS), cycle(DASHES), strict=False):
-            figure.add_scatter(name=safe_html(_name(run)), mode="lines", line={"color": colour, "dash": dash})
+            figure.add_scatter(name=safe_html(comparison.name(run)), mode="lines", line={"color": colour, "dash": dash})
 
         def draw() -> None:
             with figure.batch_update():
@@ -188,7 +175,8 @@ class Compare(VBox):
         return [HTML(html_table(self.metric_table())), key, pairs]
 
     def _answers(self) -> list:
-        answered = self._answered()
+        answers = self._answers_kept()
+        answered = [(run, answers[run.id]) for run in self.selected() if answers[run.id]]
         if not answered:
             return [HTML("<p>Select a run that keeps its answers.</p>")]
         found = [{(row["id"], row["prompt"]): row for row in rows} for _, rows in answered]
@@ -198,7 +186,7 @@ class Compare(VBox):
         def draw() -> None:
             kept = [rows for rows in shared if FILTERS[which.value](rows)]
             page.max = max(1, -(-len(kept) // PAGE))
-            table_rows = [["question", *(_name(run) for run, _ in answered)]]
+            table_rows = [["question", *(comparison.name(run) for run, _ in answered)]]
             for rows in kept[(page.value - 1) * PAGE : page.value * PAGE]:
                 cells = [safe_html(rows[0]["prompt"])]
                 for row in rows:  # what differs from the first run's answer is marked; in that one, from the second's
@@ -255,7 +243,3 @@ class Compare(VBox):
         exports = self._control(Button, "Export", "Copy its checkpoint and a model card there", export)
         deletes = self._control(Button, "Delete ...", "Asks first, and says what came from the run", ask)
         return [run, HBox([label, renames]), HBox([folder, exports]), HBox([deletes, sure])]
-
-
-def _name(run: Run) -> str:
-    return f"{lineage.label(run)} ({run.id})" if lineage.label(run) else run.id
