@@ -122,11 +122,14 @@ def read_config(config: Path):
 
 @app.command()
 def train(config: Annotated[Path, typer.Argument(help='JSON: {"stage": "sft", "steps": 100, ...}')]) -> None:
-    """Train one stage from its config file; what `accelerate launch -m labkit train` starts."""
+    """Train one stage from its config file; what `accelerate launch -m labkit train` and torchrun start."""
     stage, checked = read_config(config)
     from labkit.pipeline import train_stage  # loads torch
+    from labkit.runs import rank
 
-    typer.echo(f"done: {train_stage(stage, checked).path}")
+    run = train_stage(stage, checked)
+    if not rank():
+        typer.echo(f"done: {run.path}")
 
 
 @app.command()

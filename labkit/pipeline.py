@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labkit import data, preferences, runs
 from labkit.config import STAGES, Config, PPOConfig, RewardConfig, SFTConfig, sized
-from labkit.errors import LabError, Stopped, TrainingError
+from labkit.errors import ConfigError, LabError, Stopped, TrainingError
 
 _training = threading.RLock()  # one training at a time in a process: two at once would both crawl
 _now: list[str] = []  # what holds it, for the message to whoever comes second
@@ -158,6 +158,16 @@ def train_apart(stage: str, config: Config) -> runs.Run:
     return found
 
 
+def _when_saved(run: runs.Run) -> runs.Run:
+    """The run as process 0 left it, once it has, where several processes train together."""
+    if runs.processes() == 1:
+        return run
+    import accelerate
+
+    accelerate.PartialState().wait_for_everyone()
+    return run.reload()
+
+
 def train_stage(
     stage: str, config: Config, *, say=print, stop: threading.Event | None = None, at_look=None
 ) -> runs.Run:
@@ -170,6 +180,10 @@ def train_stage(
 
     from labkit import models
 
+    if stage == "ppo" and runs.processes() > 1:
+        remedy = "Start it without accelerate: `python -m labkit train CONFIG.json`."
+        raise ConfigError("ppo must be trained by one process", got=runs.processes(), remedy=remedy)
+    say = (lambda line: None) if runs.rank() else say
     if not _training.acquire(blocking=False):
         raise TrainingError(
             "a training is running in this kernel already",
@@ -183,7 +197,8 @@ def train_stage(
         start = () if STARTS[stage] == "nothing" else source_of(config, say, stop)
         if stage == "ppo":
             config = dataclasses.replace(config, reward=reward_of(config, say, stop))
-        return import_module(f"labkit.stages.{stage}").train(config, *start, say=say, stop=stop, at_look=at_look)
+        run = import_module(f"labkit.stages.{stage}").train(config, *start, say=say, stop=stop, at_look=at_look)
+        return _when_saved(run)
     except (Exception, KeyboardInterrupt) as error:
         with contextlib.suppress(LabError):
             left = existing(stage, config)

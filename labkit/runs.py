@@ -49,6 +49,19 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
+def rank() -> int:
+    """Which of the processes that train together this one is, as `accelerate launch` and torchrun number them; or 0.
+
+    The run's folder is written by 0 alone.
+    """
+    return int(os.environ.get("RANK", 0)) if processes() > 1 else 0
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file whole or not at all."""
     _write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -167,6 +180,8 @@ class Run:
         for name, value in numbers.items():
             value = plain_number(name, value)
             line[name] = value if math.isfinite(value) else None
+        if rank():
+            return
         with open(self.path / "metrics.jsonl", "a+b") as file:
             _drop_torn_tail(file)
             file.write(json.dumps(line).encode() + b"\n")
@@ -193,6 +208,8 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, before training resumes from a checkpoint of that step."""
+        if rank():
+            return
         write_lines(self.path / "metrics.jsonl", [row for row in self.history() if row["step"] <= step])
 
     def finish(self, **metrics) -> "Run":
@@ -218,6 +235,8 @@ class Run:
         if self._opened is not None:  # seconds add up over a stop and a resume
             self.info["seconds"] = round(self.elapsed(), 3)
             self.info["peak_rss_mb"] = max(self.info["peak_rss_mb"], peak_rss_mb())
+        if rank():
+            return self
         if self.info["status"] != "running":
             self.info["alarms"] = health.kept(self.history())
         write_json(self.path / "run.json", self.info)
@@ -243,10 +262,10 @@ def open_run(stage: str, config: Config, parent: str | None = None, data_hash: s
     """
     parent = getattr(config, "parent", "") if parent is None else parent
     path = runs_dir() / stage / run_id(stage, config, parent, data_hash)
-    if fresh and path.exists():
+    if fresh and path.exists() and not rank():
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
-    if (path / "run.json").exists():
+    if (path / "run.json").exists() and not (fresh and rank()):  # 0 may not have deleted it yet
         run = Run(path, _read(path))
         if run.status == "finished":
             return run

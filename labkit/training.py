@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import accelerate
 import torch
 import transformers
+from datasets import Dataset, load_from_disk
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from labkit import adapters, budget, data, health, models
+from labkit import adapters, budget, data, health, models, runs
 from labkit.config import Config
 from labkit.errors import ConfigError, Stopped, TrainingError
 from labkit.evaluate import answers
@@ -54,10 +56,14 @@ TUNING = {"lr_scheduler_type": "linear", "optim": "adamw_torch", "adam_beta2": 0
 def arguments(config: Config, run: Run) -> dict:
     """The TrainingArguments that are the same in every stage; a stage adds its own."""
     models.quiet()
+    together = runs.processes()
+    if config.batch_size % together:
+        remedy = f"Write a multiple of {together}, or start fewer processes."
+        raise ConfigError(f"batch_size must divide among {together} processes", got=config.batch_size, remedy=remedy)
     return {
         "output_dir": str(run.path / "resume"),
         "max_steps": config.steps,
-        "per_device_train_batch_size": config.batch_size,
+        "per_device_train_batch_size": config.batch_size // together,  # so a run is the same, however many train it
         "per_device_eval_batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
         "warmup_steps": min(config.warmup_steps, config.steps // 2),
@@ -169,6 +175,8 @@ def watch_answers(recorder: Recorder, tokenizer, rows, reference: Callable | Non
     most = 8 if recorder.run.config["model"] == "smoke" else 64  # random weights end no answer
 
     def look(model) -> None:
+        if runs.rank():  # it would write the same
+            return
         found = [row["text"] for row in answers.generate(model, tokenizer, texts, max_new_tokens=most)]
         lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in found]
         repetition = statistics.mean(map(health.repeated, found))
@@ -279,11 +287,20 @@ def probe(config: Config, knobs: dict, n: int = 3) -> float:
     return budget.probe(step, n)
 
 
+def shared(rows: Dataset, folder: Path) -> Dataset:
+    """The rows from a folder that all processes see: there trl's process 0 leaves what it computes for the others."""
+    state = accelerate.PartialState(cpu=models.device() == "cpu")
+    if state.is_main_process:
+        rows.save_to_disk(folder)
+    state.wait_for_everyone()
+    return load_from_disk(str(folder))
+
+
 def keep_first_batch(model, run: Run) -> None:
     """Write the first batch, exactly as the model gets it, to first_batch.json: input_ids, labels, attention_mask."""
 
     def keep(module, args, kwargs):
-        if module.training:
+        if module.training and not runs.rank():
             hook.remove()
             names = [name for name in ("input_ids", "labels", "attention_mask") if kwargs.get(name) is not None]
             write_json(run.path / "first_batch.json", {name: kwargs[name].tolist() for name in names})
@@ -296,6 +313,8 @@ def finish(run: Run, config: Config, model, tokenizer, source: str | Path, **met
 
     Raises TrainingError, and saves nothing, where the last loss on held-out data is no number.
     """
+    if runs.rank():  # process 0 saves
+        return run
     looks = [row for row in run.history() if "held_out_loss" in row]
     if looks[-1]["held_out_loss"] is None:
         what = f"the held-out loss is no number at step {looks[-1]['step']}"

@@ -141,12 +141,15 @@ def train(
                 raise Stopped
             return super().compute_ref_log_probs(*batch)
 
+    rows = {"train": preferences.conversations(pairs), "held_out": preferences.conversations(held_out)}
+    if runs.processes() > 1:
+        rows = {name: training.shared(part, run.path / "resume" / name) for name, part in rows.items()}
     began = time.monotonic()
     # on a CPU trl scores every position, for compilers that we do not use; so it scores the answers' tokens only
     with mock.patch("trl.trainer.utils._use_triton", lambda device: True):
         trainer = Trainer(
             model, None, args, processing_class=tokenizer, callbacks=[recorder],
-            train_dataset=preferences.conversations(pairs), eval_dataset=preferences.conversations(held_out),
+            train_dataset=rows["train"], eval_dataset=rows["held_out"],
         )  # fmt: skip
         reference_seconds = time.monotonic() - began  # trl asks the reference here, once for all
         trainer.remove_callback(transformers.PrinterCallback)

@@ -110,7 +110,7 @@ def train(
         optimizers=(optimizer, None),
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
-    if training.fit(trainer, run, stop):
+    if training.fit(trainer, run, stop) and not runs.rank():
         training.save(run, model, tokenizer, dtype=torch.bfloat16)
         last = run.history()[-1] if run.history() else {}
         looks = [row for row in run.history() if "held_out_loss" in row]
