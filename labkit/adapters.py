@@ -96,6 +96,9 @@ def attach(model: torch.nn.Module, config: TuningConfig, tokenizer) -> torch.nn.
         task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # a reward model's score trains whole
     )
     model = get_peft_model(model, adapter)
+    head = model.get_base_model().get_output_embeddings()
+    if head is not None and not hasattr(head, "bias"):  # peft's wrapper of rows that train; trl's losses ask for it
+        head.bias = None
     # autocast takes bf16 inputs as they are: peft's detour by fp32 costs a tenth of a step
     for part in model.modules():
         if models.bf16() and hasattr(part, "cast_input_dtype_enabled"):

@@ -9,9 +9,10 @@ import threading
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from labkit import adapters, budget, data, models, pipeline, runs, training
-from labkit.config import DPOConfig, PretrainConfig, SFTConfig, sized
+from labkit.config import STAGES, DPOConfig, PretrainConfig, SFTConfig, sized
 from labkit.errors import DataError, RunError, TrainingError
 from labkit.stages import dpo, pretrain, sft
 
@@ -116,6 +117,20 @@ def test_dpo_starts_at_log_two_and_widens_the_margin(folder):
     assert math.isclose(losses[0], math.log(2), abs_tol=0.02)
     assert run.metrics["held_out_margin"] > 0.05
     assert moved(run, folder / "model")
+
+
+@pytest.mark.parametrize("stage", ["reward", "dpo", "orpo"])
+def test_an_adapter_on_a_base_that_never_saw_the_chat_tokens_learns_pairs(folder, stage):
+    """Its adapter trains those tokens' rows too, in a wrapper around the output head."""
+    few = {"steps": 2, "eval_every": 2, "batch_size": 2, "warmup_steps": 0, "lora_rank": 4, "tuning": "lora"}
+    config = STAGES[stage](model="nano", parent="nano", data=str(folder / "pairs.jsonl"), **few)
+    run = pipeline.train_stage(stage, config, say=quiet)
+    assert run.status == "finished" and math.isfinite(run.metrics["held_out_loss"])
+    weights = load_file(run.checkpoint / "adapter_model.safetensors")
+    rows = next(weight for name, weight in weights.items() if "token_adapter" in name)
+    base, tokenizer = models.load(data.BASE)
+    before = base.get_input_embeddings().weight[adapters.untaught(base, tokenizer)]
+    assert rows.shape == before.shape and not torch.equal(rows.float(), before.float())
 
 
 def test_a_stop_is_resumed_to_the_same_losses(folder, monkeypatch, tmp_path):

@@ -42,7 +42,7 @@ def together(file: Path) -> subprocess.CompletedProcess:
 
 
 def looks(run: runs.Run) -> list[dict]:
-    """What was logged at looks at held-out data: rows of like length are put together, so a step's own rows may differ."""
+    """What was logged at looks: rows of like length are put together, so that a step may have other rows."""
     rows = [row for row in run.history() if "held_out_loss" in row]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
