@@ -14,7 +14,15 @@ from labkit.config.studies import (
     StartConfig,
     WordMetricsConfig,
 )
-from labkit.config.tuning import AdapterConfig, LoRAConfig, PretrainConfig, QLoRAConfig, SFTConfig, TuningConfig
+from labkit.config.tuning import (
+    AdapterConfig,
+    LoRAConfig,
+    OwnConfig,
+    PretrainConfig,
+    QLoRAConfig,
+    SFTConfig,
+    TuningConfig,
+)
 
 STAGES: dict[str, type[Config]] = {
     "pretrain": PretrainConfig,
@@ -40,6 +48,7 @@ NOTEBOOKS: dict[str, type[Config]] = {  # a subclass of a stage's config is that
     "12_llm_as_judge": JudgeConfig,
     "13_arena": ArenaConfig,
     "14_goodhart": GoodhartConfig,
+    "15_your_own": OwnConfig,
 }
 
 

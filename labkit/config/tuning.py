@@ -102,6 +102,25 @@ class SFTConfig(TuningConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnConfig(SFTConfig):
+    """Notebook 15: SFT on a task of the reader's own, from an instruction model."""
+
+    SMOL: ClassVar[dict] = {
+        "tuning": "lora", "steps": 100, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 10, "eval_every": 50,
+    }  # fmt: skip
+
+    steps: int = steps_option(400)
+    warmup_steps: int = warmup_steps_option(20)
+    data: str = option(
+        "", "Your rows: a JSONL file with prompt and answer; empty: an example that the notebook writes."
+    )
+    eval_every: int = eval_every_option(100)
+    questions: str = option(
+        "", "Your test, a file like `data`; empty: the rows held out of `data`, or the example's.", identity=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterConfig(SFTConfig):
     """What notebooks 03 and 04 share: SFT by a low-rank adapter, beside full fine-tuning of the same model."""
 
