@@ -44,10 +44,10 @@ TRIED = [
     ("reward", "smol", 60, {"batch_size": 4, **LORA}),
 ]
 UNSEEN = [  # written down after the constants of the prediction were set, and measured after that
-    ("sft", "nano", 100, {"batch_size": 16}),
-    ("sft", "nano", (30, 100), {"batch_size": 64}),
-    ("sft", "nano", 30, {"batch_size": 64, **LORA, "lora_rank": 4, "target_modules": "q_proj,v_proj"}),
-    ("pretrain", "nano", 0, {"batch_size": 64, "block_size": 64}),
+    ("sft", "nano", 150, {"batch_size": 12}),
+    ("sft", "nano", (80, 60), {"batch_size": 48}),
+    ("sft", "nano", 60, {"batch_size": 48, **LORA, "lora_rank": 8, "target_modules": "v_proj,w2"}),
+    ("pretrain", "nano", 0, {"batch_size": 48, "block_size": 96}),
     ("dpo", "nano", 200, {"batch_size": 8, **LORA}),
     ("orpo", "nano", 60, {"batch_size": 16}),
     ("reward", "nano", (60, 30), {"batch_size": 24}),

@@ -11,8 +11,8 @@
                   Checkpointing: one hidden state per layer, and all of one layer
     logits        a batch in fp32 four times (Trainer, ORPO, PPO; SFT on a CPU and rewards: of learned tokens alone);
                   at most a tile of it in trl's SFT and DPO
-    heap          of a CPU's process: holes between blocks of changing sizes, as much as a training's activations and
-                  logits would leave, less what its gradients fill in
+    heap          of a CPU's process: holes that activations of changing sizes leave in it, less what gradients fill.
+                  Logits leave none: blocks above 32 MB go back to the system at once
 
 Numbers of weights are exact (labkit/shapes.py), bytes of weights, gradients and moments arithmetic. Activations and
 logits are approximate; the tests compare them with what torch kept on a CPU, for four architectures. Not measured:
@@ -48,7 +48,7 @@ CHOICES = {
 PAIRED = ("reward", "dpo", "orpo")  # their rows are pairs: twice the tokens
 PADDED = {"sft": 16, "reward": 4}  # on a CPU these stages fill their rows up to a multiple of so many tokens
 LOGIT_BYTES = 16  # of a word at one place, with its gradients
-HOLES = 0.15  # of the bytes that every step takes and frees; see benchmarks/MEMORY.md
+HOLES = 0.25  # of the activations; set on the older rows of benchmarks/MEMORY.md
 TILE = (4096, 32_768)  # tokens x words of the logits that trl 1.16 holds at a time, 8 times in fp32 without Triton
 PROCESS = {"cpu": 650_000_000, "mps": 650_000_000, "cuda": 600_000_000, "xpu": 600_000_000}  # imports; context
 
@@ -161,7 +161,7 @@ def estimate(
         "process": PROCESS[device], "other models": beside,
     }  # fmt: skip
     if device == "cpu":
-        parts["heap"] = max(0, int(HOLES * (parts["activations"] + logits)) - parts["gradients"])
+        parts["heap"] = max(0, int(HOLES * parts["activations"]) - parts["gradients"])
     loading = PROCESS[device] + weights + 4 * shape.largest
     return Budget(parts, loading, max(loading, sum(parts.values())), trains, bits)
 
