@@ -1,7 +1,9 @@
 """Tokenizer, architecture, loading, and the optimizer that pretraining uses."""
 
 import copy
+import ctypes
 
+import psutil
 import pytest
 import torch
 import transformers
@@ -375,3 +377,14 @@ def test_the_learning_rate_of_a_restored_optimizer_can_be_scheduled(tokenizer):
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     assert not any(step(model, optimizer, 1).values())
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library than glibc")
+def test_memory_that_nothing_uses_goes_back_to_the_system():
+    process = psutil.Process()
+    before = process.memory_info().rss
+    held = [torch.ones(25_000) for _ in range(4000)]  # 400 MB in blocks that the heap keeps for itself
+    held = held[-1:]  # at its end, so that freeing the others does not shrink it
+    assert process.memory_info().rss > before + 300e6
+    models.give_back()
+    assert process.memory_info().rss < before + 100e6 and held[0].sum() == 25_000
