@@ -134,7 +134,8 @@ def _this_python(env: dict[str, str]) -> type:
     search = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**env, "PYTHONPATH": os.pathsep.join(search), "LABKIT_RUNS": str(runs_dir())}
     escaped = {name: value.replace("$", "$$") for name, value in env.items()}  # jupyter_client fills in $NAME
-    spec = KernelSpec(**get_kernel_dict(), env=escaped)
+    quiet = ["--IPKernelApp.log_level=ERROR"]  # it warns of plain TCP, which is this machine's loopback, keyed
+    spec = KernelSpec(**get_kernel_dict(quiet), env=escaped)
 
     class ThisPython(AsyncKernelManager):
         kernel_spec = spec
