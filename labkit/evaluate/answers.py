@@ -121,6 +121,7 @@ def test(model, tokenizer, folder: Path | None = None, questions: list[dict] | N
     if rows := kept(file, questions):
         return rows
     rows = judged(questions, ask(model, tokenizer, [question["prompt"] for question in questions]))
+    models.give_back()  # a cache that grew token by token leaves holes
     if file:
         runs.write_lines(file, rows)
     return rows
