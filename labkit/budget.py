@@ -59,7 +59,7 @@ class Budget:
 
     parts: dict[str, int]  # they do not all peak at once, so that their sum is rather too much
     loading: int  # peak while the model is read: process, weights, and the largest tensor once more in fp32
-    total: int  # that must be free: all parts, or the loading where it takes more
+    total: int  # that must be free: the parts, of logits and gradients the larger one; or the loading, if more
     trainable: int  # weights that train
     bits_per_weight: float  # of a Linear inside the layers; the whole model has 8 * parts["weights"] / parameters
 
@@ -133,6 +133,8 @@ def estimate(
     kept += (4 if lora and not (autocast or quantized) else product) * sum(inputs.values())
     outs = lora_rank * len(lines) * lora + shape.layers * shape.attention * (lora or not apart)  # A x, and attention's
     kept += product * outs
+    if lora and lora_variant == "dora":  # what the layer and the adapter gave, before their sum gets its new length
+        kept += 2 * product * sum(out for *_, out in lines)
     head = shape.vocab * hidden
     cast = shape.parameters - shape.embedding - head - (inside if quantized else 0)
     if stage in ("sft", "reward") and device == "cpu" and seq_length <= models.SHORT:  # training.write_attention_out
@@ -163,7 +165,8 @@ def estimate(
     if device == "cpu":
         parts["heap"] = max(0, int(HOLES * parts["activations"]) - parts["gradients"])
     loading = PROCESS[device] + weights + 4 * shape.largest
-    return Budget(parts, loading, max(loading, sum(parts.values())), trains, bits)
+    at_once = sum(parts.values()) - min(parts["logits"], parts["gradients"])  # the first are gone when the others come
+    return Budget(parts, loading, max(loading, at_once), trains, bits)
 
 
 def shape_of(stage: str, config) -> Shape:

@@ -193,6 +193,22 @@ def test_activations_are_what_autograd_keeps(name, method, dtype, autocast, stag
         assert parts["activations"] + parts["autocast"] == pytest.approx(kept, rel=0.2)
 
 
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.filterwarnings("ignore")
+def test_dora_keeps_what_layer_and_adapter_gave(name):
+    long = {"rows": 8, "length": 96}  # long enough for activations to outweigh the products of B and A
+    found = {}
+    for variant in ("lora", "dora"):
+        model = lora(build(name).train(), use_dora=variant == "dora")
+        parts = budget.estimate(
+            budget.shape(TINY[name]), method="lora", lora_rank=4, lora_variant=variant, autocast=False, batch_size=8,
+            seq_length=96, stage="pretrain",
+        ).parts  # fmt: skip
+        found[variant] = parts["activations"], kept_by_autograd(model, False, **long)
+    more, kept = (found["dora"][side] - found["lora"][side] for side in (0, 1))
+    assert more == pytest.approx(kept, rel=0.25)
+
+
 class Peak(TorchDispatchMode):
     """The most bytes that tensors made while it is on took at once; `known` tensors are not counted."""
 
