@@ -15,7 +15,7 @@ from labkit import models, pipeline, runs
 from labkit.config import DPOConfig, PPOConfig, RewardConfig
 from labkit.errors import ConfigError
 
-SHARED = {"steps": 6, "eval_every": 3, "batch_size": 4, "learning_rate": 1e-3}
+SHARED = {"steps": 6, "eval_every": 3, "batch_size": 4, "learning_rate": 1e-2}
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,9 @@ def together(file: Path) -> subprocess.CompletedProcess:
     )
 
 
-def looks(run: runs.Run) -> list[dict]:
-    """What was logged at looks: rows of like length are put together, so that a step may have other rows."""
-    rows = [row for row in run.history() if "held_out_loss" in row]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+def looks(run: runs.Run) -> list[float]:
+    """The losses on held-out data. A step's own may differ: rows of like length are put together in other batches."""
+    return [row["held_out_loss"] for row in run.history() if "held_out_loss" in row]
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
@@ -62,9 +61,7 @@ def test_two_processes_train_what_one_trains(folder, tmp_path, monkeypatch, stag
     one = pipeline.train_stage(*_of(values), say=lambda line: None)
     assert (two.id, two.status) == (one.id, "finished") and (two.checkpoint / "tokenizer.json").exists()
     assert len(two.history()) == len(one.history()) and len(looks(two)) == 3
-    assert looks(two)[-1]["held_out_loss"] < 0.98 * looks(two)[0]["held_out_loss"]
-    for row, other in zip(looks(one), looks(two), strict=True):
-        assert other == pytest.approx(row, rel=0.01, abs=2e-3)
+    assert looks(two)[-1] < 0.95 * looks(two)[0] and looks(two) == pytest.approx(looks(one), rel=0.005)
 
 
 def _of(values: dict):
