@@ -51,7 +51,11 @@ def sweep(
     from labkit.sweep import sweep as run_grid
     from labkit.sweep import table
 
-    grid = dict(split_values(one) for one in parameter)
+    grid: dict[str, list] = {}
+    for name, values in map(split_values, parameter):
+        if name in grid:
+            raise ConfigError("-p must name a parameter once", got=name, remedy=f"Write -p {name}=value,value.")
+        grid[name] = values
     found = run_grid(notebook, grid, typer.echo)
     typer.echo("\n" + table(found))
     raise typer.Exit(1 if any("error" in one for one in found) else 0)

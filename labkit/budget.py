@@ -16,7 +16,7 @@
 
 Numbers of weights are exact (labkit/shapes.py), bytes of weights, gradients and moments arithmetic. Activations and
 logits are approximate; the tests compare them with what torch kept on a CPU, for four architectures. Not measured:
-ORPO, PPO, GPUs. Not counted: dropout (on a CPU, attention's keeps all scores), LoRA on experts, grouped keys copied for
+PPO, GPUs. Not counted: dropout (on a CPU, attention's keeps all scores), LoRA on experts, grouped keys copied for
 padded rows, state-space scans, generation, optimizers' temporary copies, a GPU's gaps.
 """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets import Dataset, concatenate_datasets
 from jinja2 import TemplateError
 
+from labkit import tickets
 from labkit.errors import DataError, ModelError
 
 ROOT = Path(__file__).parent.parent / "data"
@@ -101,10 +102,11 @@ def corpus(source: str = "lab") -> tuple[Dataset, Dataset]:
 
 def instructions(source: str = "lab") -> tuple[Dataset, Dataset]:
     """(train, held out) rows of `prompt` and `answer`; of the glossary, every eighth question is held out."""
-    if source in ("lab", "glossary"):
-        files = LAB if source == "lab" else GLOSSARY
+    if source == "tickets":
+        return tuple(map(Dataset.from_list, tickets.build()))
+    if files := {"lab": LAB, "glossary": GLOSSARY}.get(source):
         rows, held_out = (read(files[name], {"prompt", "answer"}) for name in ("instructions", "instructions_held_out"))
-        return rows, held_out if source == "lab" else held_out.select(range(0, len(held_out), 8))
+        return rows, held_out.select(range(0, len(held_out), 8)) if source == "glossary" else held_out
     return split(read(Path(source), {"prompt", "answer"}))
 
 
@@ -138,6 +140,8 @@ def split(rows: Dataset) -> tuple[Dataset, Dataset]:
 
 def file_hash(source: str, name: str) -> str:
     """A short hash of the file that `source` stands for ("lab": the embedded `name`); part of a run's identity."""
+    if source == "tickets":
+        return hashlib.sha256(json.dumps(tickets.build()).encode()).hexdigest()[:16]
     known = {"lab": LAB, "glossary": GLOSSARY, "brief": {"pairs": BRIEF}}.get(source, {})
     path = known.get(name, Path(source))
     if not path.is_file():

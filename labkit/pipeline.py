@@ -18,21 +18,23 @@ _now: list[str] = []  # what holds it, for the message to whoever comes second
 
 # what a stage starts from unless `parent` names a run
 STARTS = {"pretrain": "nothing", "sft": "base", "reward": "sft", "ppo": "sft", "dpo": "sft", "orpo": "base"}
+INSTRUCTION = "instruction"  # as `parent`: the instruction model, where a stage would start from another
 FILES = {"pretrain": ("corpus", "corpus"), "sft": ("data", "instructions")}  # the others learn from `data`, pairs
 
 
 def source_of(config: Config, say=print, stop: threading.Event | None = None) -> tuple[str | Path, str]:
     """(what to load, its name) for the model that a stage starts from.
 
-    A `parent` run wins; `parent` the same as `model` means that model as it is. Otherwise SFT starts from the shipped
+    A `parent` run wins; `parent` the same as `model` means that model as it is, "instruction" the SFT run of the lab's
+    own models and any other model as it is. Otherwise SFT starts from the shipped
     base, and preference tuning from the SFT run of the same model and seed, which is trained if the store has none.
     Raises TrainingError where `stop` ends that training.
     """
     parent = getattr(config, "parent", "")
-    if parent and parent != config.model:
+    if parent and parent not in (config.model, INSTRUCTION):
         run = runs.get(parent)
         return run.checkpoint, run.id
-    if STARTS[_stage(config)] == "sft" and not parent:
+    if _from_instruction(_stage(config), config):
         run = default_run("sft", config.model, config.seed, say, stop)
         if run.status != "finished":
             raise TrainingError("the parent's training was stopped", got=run.id, remedy="Train again to go on with it.")
@@ -40,6 +42,14 @@ def source_of(config: Config, say=print, stop: threading.Event | None = None) ->
     if config.model == "nano":
         return data.BASE, "shipped-base-" + data.file_hash(str(data.BASE / "model.safetensors"), "")[:8]
     return config.model, config.model
+
+
+def _from_instruction(stage: str, config: Config) -> bool:
+    """Whether it starts from the SFT run of the same model and seed, which is trained where it is missing."""
+    parent = getattr(config, "parent", "")
+    if parent == INSTRUCTION:
+        return config.model in ("nano", "smoke")  # another model is taken for an instruction model
+    return STARTS[stage] == "sft" and not parent
 
 
 def existing(stage: str, config: Config) -> runs.Run | None:
@@ -55,7 +65,7 @@ def _id(stage: str, config: Config) -> str:
     field, name = FILES.get(stage, ("data", "pairs"))
     if STARTS[stage] == "nothing":
         parent = ""
-    elif STARTS[stage] == "sft" and not config.parent:
+    elif _from_instruction(stage, config):
         parent = _id("sft", _default(SFTConfig, config.model, config.seed))
     else:
         parent = source_of(config)[1]

@@ -20,19 +20,19 @@ def sweep(notebook: str, grid: dict[str, list], say: Callable = print) -> list[d
     All are checked before anything runs: raises ConfigError for an unknown notebook, parameter or value. One that fails
     does not end the sweep: its record holds the "error", and it is tried again the next time.
     """
-    name = find_notebook(notebook).stem
+    path = find_notebook(notebook)
     combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     if not grid or not combinations:
         raise ConfigError("a sweep needs at least one value of a parameter", got=grid, remedy="Write beta=0.1,0.3.")
     for one in combinations:
-        check_parameters(name, one)
+        check_parameters(path.stem, one)
     found = []
     for number, one in enumerate(combinations, 1):
-        record = find_record(name, one)
+        record = find_record(path.stem, one)
         say(f"{number} of {len(combinations)}: {described(one)}{', recorded already' if record else ''}")
         if record is None:
             try:
-                record = json.loads((run_notebook(name, one) / "record.json").read_text(encoding="utf-8"))
+                record = json.loads((run_notebook(path, one) / "record.json").read_text(encoding="utf-8"))
             except NotebookError as error:
                 record = {"metrics": {}, "verdicts": [], "seconds": None, "error": {"message": str(error)}}
         found.append({**record, "varied": one})

@@ -48,6 +48,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
         (["train", "none.json"], 2, "none.json must be a readable JSON file"),
         (["budget", "none.json"], 2, "none.json must be a readable JSON file"),
         (["sweep", "07", "-p", "beta=0.1,-1"], 2, "beta must be"),
+        (["sweep", "07", "-p", "seed=0", "-p", "seed=1"], 2, "-p must name a parameter once; got 'seed'"),
         (["sweep", "07", "-p", "beta"], 2, "-p must be name=value"),
         (["compare", "sft-nano", "dpo-nano"], 1, "run must be the id of a run"),
         (["show", "sft-nano"], 1, "run must be the id of a run"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from labkit import data, models
+from labkit import data, models, tickets
 from labkit.errors import DataError
 from labkit.evaluate import checkers, perplexity
 
@@ -504,3 +504,12 @@ def test_no_test_of_wording_is_asked_in_words_that_training_has():
         if row["split"] == "phrasing":
             trained = {relations().fill(one, named[row["entity"]], row["kind"]) for one in shared[row["kind"]]}
             assert row["prompt"] not in trained
+
+
+def test_tickets_are_tested_in_other_combinations_and_half_of_them_on_new_things():
+    trained, asked = (list(part) for part in data.instructions("tickets"))
+    assert (len(trained), len(asked)) == (400, 120) and len(data.file_hash("tickets", "instructions")) == 16
+    assert not {row["answer"] for row in trained} & {row["answer"] for row in asked}
+    text = " ".join(row["prompt"] for row in trained)
+    new = [any(f" {thing};" in row["answer"] for thing in tickets.NEW) for row in asked]
+    assert sum(new) == 60 and not any(checkers.holds(thing, text) for thing in tickets.NEW)

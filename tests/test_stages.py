@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file
 
 from labkit import adapters, budget, data, models, pipeline, runs, training
-from labkit.config import STAGES, DPOConfig, PretrainConfig, SFTConfig, sized
+from labkit.config import STAGES, DPOConfig, OwnConfig, PretrainConfig, SFTConfig, sized
 from labkit.errors import DataError, RunError, TrainingError
 from labkit.stages import dpo, pretrain, sft
 
@@ -232,6 +232,17 @@ def test_a_parent_that_is_the_model_itself_is_taken_as_it_is(folder):
     assert source == data.BASE and name.startswith("shipped-base-")
     smol = sized(DPOConfig(model="smol"))
     assert pipeline.source_of(smol) == ("smol", "smol") and smol.data == "brief" and smol.tuning == "lora"
+
+
+def test_a_task_of_ones_own_starts_from_an_instruction_model(folder, store):
+    own = str(folder / "model")
+    assert pipeline.source_of(OwnConfig(model=own)) == (own, own)
+    config = sized(OwnConfig(model="smoke", seed=3))
+    assert pipeline.existing("sft", config) is None and not runs.all_runs()  # asking trains nothing
+    source, name = pipeline.source_of(config, say=quiet)
+    (parent,) = runs.all_runs()
+    assert (source, name) == (parent.checkpoint, parent.id) and parent.config["seed"] == 3
+    assert pipeline.train_stage("sft", config, say=quiet).id == pipeline.existing("sft", config).id != parent.id
 
 
 def test_an_unknown_parent_is_an_error():

@@ -15,8 +15,9 @@ def executed(store, monkeypatch):
     """The parameters of each execution; beta 0.3 with seed 1 fails once, the others record beta + seed."""
     done = []
 
-    def run_notebook(name, parameters):
+    def run_notebook(path, parameters):
         done.append(parameters)
+        name = path.stem
         folder, beta, seed = new_folder(name), parameters.get("beta", 0.1), parameters.get("seed", 0)
         if (beta, seed) == (0.3, 1) and done.count(parameters) == 1:
             raise NotebookError("cell 9 must run", got="ValueError", remedy="Look at it.")

@@ -111,13 +111,14 @@ class OwnConfig(SFTConfig):
 
     steps: int = steps_option(400)
     warmup_steps: int = warmup_steps_option(20)
-    data: str = option(
-        "", "Your rows: a JSONL file with prompt and answer; empty: an example that the notebook writes."
+    data: str = option("tickets", 'Your rows: a JSONL file with prompt and answer; or "tickets", an example.')
+    parent: str = option(
+        "instruction",
+        'Id of the run to start from; "instruction": the SFT run of nano, or another model as it is.',
+        identity=False,
     )
     eval_every: int = eval_every_option(100)
-    questions: str = option(
-        "", "Your test, a file like `data`; empty: the rows held out of `data`, or the example's.", identity=False
-    )
+    questions: str = option("", "Your test, a file like `data`; empty: the rows held out of `data`.", identity=False)
 
 
 @dataclass(frozen=True, kw_only=True)

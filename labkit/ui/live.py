@@ -279,6 +279,8 @@ class Bench(ipywidgets.VBox):
         status = self.run.status if self.run is not None else "none"
         if status == "running" and self._mine() and not (Training.now and Training.now.alive):
             status = "running here"  # by a cell
+        if alive and status == "stopped":
+            status = "running"  # the run's file says so a moment before its thread has let go
         step = rows[-1]["step"] if rows else 0
         config = self.run.config if self.run is not None else self.panel.config.as_dict() if self.panel.config else {}
         steps = config.get("steps", 1)
