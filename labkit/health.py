@@ -62,7 +62,7 @@ def alarms(history: list[dict]) -> list[Alarm]:
         if last > 1.2 * first and last - min(losses) > 0.3:
             alarm("diverging", f"The loss rises ({first:.2f} to {last:.2f}).", "Lower learning_rate.")
     looks = _values(history, "held_out_loss")
-    if len(looks) >= 4 and len(losses) >= 8:
+    if len(looks) >= 3 and len(losses) >= 8:
         best = min(looks)
         if looks[-1] > 1.1 * best and looks[-1] > looks[-2] > best and losses[-1] < losses[len(losses) // 2]:
             what = f"Held-out loss rises ({best:.3f} to {looks[-1]:.3f}) while the training loss falls: it memorises."
@@ -90,6 +90,18 @@ def kept(history: list[dict]) -> list[dict]:
     return sorted(found, key=lambda alarm: alarm["step"])
 
 
+def _hold(history: list[dict]) -> str:
+    """The knob that keeps a policy near its start, told from what its method logs."""
+    if _values(history, "reward"):
+        return "raise kl_coef"
+    return "lower beta" if _values(history, "log_odds") else "raise beta"  # ORPO's beta weighs the preference
+
+
+def _scale(history: list[dict]) -> float:
+    """How much longer answers are than those of sixteen tokens that the thresholds are made for, 1 at least."""
+    return max([1.0, *(length / 16 for length in _values(history, "answer_length")[:1])])
+
+
 def _preference(history: list[dict], step: int) -> list[Alarm]:
     """Alarms of preference tuning, from what became of the chosen and the rejected answers (nats per answer)."""
     names = "log_ratio" if _values(history, "log_ratio_chosen") else "log_sum"
@@ -98,43 +110,46 @@ def _preference(history: list[dict], step: int) -> list[Alarm]:
         return []
     (chosen_first, chosen_last), (rejected_first, rejected_last) = _ends(chosen), _ends(rejected)
     fall, rejected_fall = chosen_first - chosen_last, rejected_first - rejected_last
-    found = []
-    if fall > 5 and rejected_fall > 5:
+    found, by, hold = [], _scale(history), _hold(history)
+    knobs = f"Take fewer steps, {hold}" + (", or use loss_type sigmoid_sft." if names == "log_ratio" else ".")
+    if fall > 5 * by and rejected_fall > 5 * by:
         meaning = f"Chosen and rejected answers both become less likely (by {fall:.0f} and {rejected_fall:.0f} nats)."
-        found.append(Alarm("chosen_falls", step, meaning, "Use loss_type sigmoid_sft, a higher beta or fewer steps."))
-    elif (fall > 1 and rejected_fall > 10) or (fall >= 0 and rejected_fall > 50):  # an answer near certain cannot rise
+        found.append(Alarm("chosen_falls", step, meaning, knobs))
+    elif (fall > by and rejected_fall > 10 * by) or (
+        fall >= 0 and rejected_fall > 50 * by
+    ):  # near certain: cannot rise
         meaning = "The margin grows by the rejected answers alone; the chosen ones become no likelier."
-        found.append(Alarm("margin_by_rejected", step, meaning, "Use loss_type sigmoid_sft or a lower learning_rate."))
+        found.append(Alarm("margin_by_rejected", step, meaning, f"Lower learning_rate. {knobs}"))
     return found
 
 
 def _policy(history: list[dict], step: int) -> list[Alarm]:
     """Alarms on what the policy writes: how far from its start, how varied, how long, and whether gold agrees."""
-    found = []
+    found, hold = [], _hold(history)
     kl = _values(history, "kl") or _values(history, "held_out_kl")
-    if len(kl) >= 2 and _ends(kl)[1] > 30:
+    if len(kl) >= 2 and _ends(kl)[1] > 30 * _scale(history):
         meaning = f"The policy is {_ends(kl)[1]:.0f} nats per answer from where it started: it has left its language."
-        found.append(Alarm("kl_blow_up", step, meaning, "Raise beta (or kl_coef), or lower learning_rate."))
+        found.append(Alarm("kl_blow_up", step, meaning, f"Lower learning_rate, or {hold}."))
     entropy = _values(history, "entropy")
     if len(entropy) >= 8 and _ends(entropy)[1] < 0.1 * _ends(entropy)[0]:
         first, last = _ends(entropy)
         meaning = f"Entropy fell from {first:.3f} to {last:.3f} nats per token: the policy writes one thing only."
-        found.append(Alarm("entropy_collapse", step, meaning, "Raise beta, lower learning_rate or take fewer steps."))
+        found.append(Alarm("entropy_collapse", step, meaning, f"Lower learning_rate, {hold} or take fewer steps."))
     lengths = _values(history, "answer_length")
+    if len(lengths) > 2 and _values(history, "log_odds"):  # ORPO starts from a base that may never stop by itself
+        lengths = lengths[1:]
     if len(lengths) >= 2 and _ends(lengths)[1] < 0.4 * lengths[0]:
         meaning = f"Answers shrank from {lengths[0]:.1f} to {_ends(lengths)[1]:.1f} tokens: does anything remain?"
-        remedy = "Read the answers; raise beta, or see whether the rejected answers are the longer ones throughout."
+        remedy = f"Read the answers; {hold}, or see whether the rejected answers are the longer ones throughout."
         found.append(Alarm("length_collapse", step, meaning, remedy))
     if len(lengths) >= 2 and _ends(lengths)[1] > 2.5 * lengths[0] > 0:
         meaning = f"Answers grew from {lengths[0]:.1f} to {_ends(lengths)[1]:.1f} tokens: is length all it was taught?"
-        remedy = "Compare the lengths of chosen and rejected answers; raise beta or lower learning_rate."
+        remedy = f"Compare the lengths of chosen and rejected answers; {hold} or lower learning_rate."
         found.append(Alarm("length_blow_up", step, meaning, remedy))
     again = _values(history, "repetition")
     if len(again) >= 3 and min(again[-2:]) > max(0.2, again[0] + 0.15):  # twice: a base passes through such a stretch
         meaning = f"{again[-1]:.0%} of the runs of three words repeat within an answer: the policy goes in circles."
-        found.append(
-            Alarm("repetition", step, meaning, "Raise beta, lower learning_rate or use loss_type sigmoid_sft.")
-        )
+        found.append(Alarm("repetition", step, meaning, f"Lower learning_rate, {hold} or take fewer steps."))
     return found + _over_optimised(history, step)
 
 
@@ -151,5 +166,5 @@ def _over_optimised(history: list[dict], step: int) -> list[Alarm]:
         return []
     meaning = f"The reward rises ({rewards[best]:.2f} to {rewards[-1]:.2f}) while gold falls ({max(gold):.2f} to "
     meaning += f"{gold[-1]:.2f}): it learns the reward's mistakes."
-    remedy = f"Stop near step {looks[best]['step']}, raise beta, or train the reward model on more pairs."
+    remedy = f"Stop near step {looks[best]['step']}, {_hold(history)}, or train the reward model on more pairs."
     return [Alarm("reward_up_gold_down", step, meaning, remedy)]

@@ -51,6 +51,37 @@ def test_an_alarm_says_what_it_means_and_what_to_turn():
     assert alarm.step == 19 and "rises" in alarm.meaning and "learning_rate" in alarm.remedy
 
 
+def test_a_remedy_names_a_knob_that_the_method_has():
+    kl = {"held_out_kl": [0.0, 40.0]}
+
+    def remedy(**more):
+        return next(alarm.remedy for alarm in health.alarms(history(**kl, **more)) if alarm.name == "kl_blow_up")
+
+    assert "raise beta" in remedy() and "lower beta" in remedy(log_odds=[0.0, 1.0])  # DPO; ORPO's beta is a weight
+    assert "raise kl_coef" in remedy(reward=[0.0, 1.0])
+    falls = {f"log_sum_{side}": [-30.0 - n for n in range(20)] for side in ("chosen", "rejected")}
+    assert "loss_type" not in health.alarms(history(**falls, log_odds=[1.0] * 20))[0].remedy  # ORPO has none
+
+
+def test_long_answers_may_move_by_more_nats():
+    falls = {f"log_ratio_{side}": [-1.0 * n for n in range(20)] for side in ("chosen", "rejected")}
+    assert names(history(**falls, answer_length=[16.0] * 20)) == {"chosen_falls"}
+    assert names(history(**falls, answer_length=[160.0] * 20)) == set()
+
+
+def test_three_looks_show_overfitting():
+    rows = history(loss=[3 - 0.1 * n for n in range(20)])
+    for place, value in ((0, 1.0), (10, 1.2), (19, 1.4)):
+        rows[place]["held_out_loss"] = value
+    assert names(rows) == {"overfitting"}
+
+
+def test_a_base_that_never_stops_is_no_collapse_of_orpos():
+    lengths = [64.0, 11.0, 12.0, 12.0]
+    assert names(history(answer_length=lengths)) == {"length_collapse"}
+    assert names(history(answer_length=lengths, log_odds=[0.0, 1.0, 1.0, 1.0])) == set()
+
+
 # Real faults, each from a training of a tiny model that answers "river stone and river." when it is healthy
 
 WORDS = ["river", "stone", "lamp", "house", "dog", "cat"]
