@@ -5,7 +5,7 @@ Compute is counted in token passes: one token forward through one model is 1, it
 
     SFT on chosen   3 (x + y_w)                                 the chosen answer as a demonstration
     ORPO            3 (2 x + y_w + y_l)                         both answers
-    DPO             (3 + 1) (2 x + y_w + y_l)                   the reference scores them once
+    DPO             (3 + 1) (2 x + y_w + y_l)                   the reference scores a pair once: 3 when it comes again
     reward model    3 (2 x + y_w + y_l)
     PPO, RLOO       (1 + 1 + 1 + 1 + 3 EPOCHS) (x + y)          sample, score by policy, reference, reward; learn
 
@@ -55,22 +55,29 @@ def passes(length: dict[str, float], sampled: float | None = None) -> dict[str, 
     }
 
 
-def plan(budget: int, length: dict[str, float]) -> dict[str, int]:
-    """Optimizer steps of each method that `budget` token passes pay for. Raises ConfigError where one gets none."""
+def plan(budget: int, length: dict[str, float], pairs: int) -> dict[str, int]:
+    """Optimizer steps of each method that `budget` token passes pay for, of so many different pairs.
+
+    Raises ConfigError where a method gets none.
+    """
     halved = ("reward model", *WITH_REWARD)
     cost = {name: each * BATCH[name] * (2 if name in halved else 1) for name, each in passes(length).items()}
     steps = {name: int(budget / each) for name, each in cost.items()}
+    reference = pairs * passes(length)["DPO"] * FORWARD / (TRAIN + FORWARD)  # for all pairs, once
+    steps["DPO"] = max(steps["DPO"], int((budget - reference) * (TRAIN + FORWARD) / TRAIN / cost["DPO"]))
     if not all(steps.values()):
         least = round(max(cost.values()) + 1)
         raise ConfigError("budget must pay for a step of every method", got=budget, remedy=f"Write {least} or more.")
     return steps
 
 
-def spent(method: str, run: runs.Run, length: dict[str, float]) -> float:
+def spent(method: str, run: runs.Run, length: dict[str, float], pairs: int) -> float:
     """Token passes that a training really took: those of PPO and RLOO depend on how long the sampled answers were."""
     sampled = [row["answer_length"] for row in run.history() if "reward" in row]
     each = passes(length, fmean(sampled) if sampled else None)[method]
-    return run.config["steps"] * BATCH[method] * each
+    seen = run.config["steps"] * BATCH[method]
+    again = max(0, seen - pairs) if method == "DPO" else 0  # pairs that the reference has scored already
+    return (seen - again * FORWARD / (TRAIN + FORWARD)) * each
 
 
 def seconds(run: runs.Run) -> float:

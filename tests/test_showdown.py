@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import types
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_token_passes_by_hand():
 
 
 def test_plan_spends_the_budget_and_no_more():
-    steps = showdown.plan(100_000, LENGTH)
+    steps = showdown.plan(100_000, LENGTH, pairs=3000)
     each = showdown.passes(LENGTH)
     for method, taken in steps.items():
         share = 2 if method in ("reward model", "PPO", "RLOO") else 1
@@ -33,11 +34,22 @@ def test_plan_spends_the_budget_and_no_more():
         assert taken * cost <= 100_000 / share < (taken + 1) * cost
 
 
+def test_a_pair_that_comes_again_costs_dpo_no_second_pass_of_the_reference():
+    pair, batch = 3 * (2 * 10 + 20), showdown.BATCH["DPO"]
+    steps = showdown.plan(100_000, LENGTH, pairs=100)["DPO"]
+    assert steps > showdown.plan(100_000, LENGTH, pairs=3000)["DPO"]
+    seen = steps * batch
+    assert seen * pair + 100 * pair / 3 <= 100_000 < (seen + batch) * pair + 100 * pair / 3
+    run = types.SimpleNamespace(config={"steps": steps}, history=list)
+    assert showdown.spent("DPO", run, LENGTH, 100) == pytest.approx(seen * pair + 100 * pair / 3)
+    assert showdown.spent("DPO", run, LENGTH, 10**6) == pytest.approx(seen * pair * 4 / 3)
+
+
 def test_a_budget_too_small_is_refused_and_the_least_is_named():
     with pytest.raises(ConfigError, match="budget") as error:
-        showdown.plan(1000, LENGTH)
+        showdown.plan(1000, LENGTH, pairs=3000)
     least = int(str(error.value).split("Write ")[1].split()[0])
-    assert min(showdown.plan(least, LENGTH).values()) == 1
+    assert min(showdown.plan(least, LENGTH, pairs=3000).values()) == 1
 
 
 def test_lengths_are_those_of_the_chat_format():
@@ -65,14 +77,15 @@ def test_every_method_from_the_same_parent(store):
     config = sized(ShowdownConfig(model="smoke", budget=20_000))
     parent = pipeline.default_run("sft", "smoke", 0, say=lambda line: None)
     _, tokenizer = models.load(parent.checkpoint)
-    length = showdown.lengths(tokenizer, preferences.pairs("lab")[0])
-    said, steps = [], showdown.plan(config.budget, length)
+    pairs = preferences.pairs("lab")[0]
+    length = showdown.lengths(tokenizer, pairs)
+    said, steps = [], showdown.plan(config.budget, length, len(pairs))
     found = showdown.train_all(config, parent.id, steps, said.append)
     assert list(found) == ["reward model", "SFT on chosen", "DPO", "ORPO", "PPO", "RLOO"] and len(said) == 6
     for method, (run,) in found.items():
         assert run.status == "finished" and run.parent == parent.id and run.config["steps"] == steps[method]
         if method not in showdown.WITH_REWARD:
-            assert showdown.spent(method, run, length) <= config.budget
+            assert showdown.spent(method, run, length, len(pairs)) <= config.budget
     rewarded = [found[method][0] for method in showdown.WITH_REWARD]
     assert {run.config["reward"] for run in rewarded} == {found["reward model"][0].id}
     assert [run.config["algorithm"] for run in rewarded] == ["ppo", "rloo"]
@@ -82,7 +95,7 @@ def test_every_method_from_the_same_parent(store):
         assert 0 < showdown.seconds(run) < math.inf
     assert found["DPO"][0].metrics["reference_seconds"] > 0
     ppo = found["PPO"][0]  # random words up to the limit, far longer than the pairs' answers
-    assert showdown.spent("PPO", ppo, length) > ppo.config["steps"] * 32 * showdown.passes(length)["PPO"]
+    assert showdown.spent("PPO", ppo, length, len(pairs)) > ppo.config["steps"] * 32 * showdown.passes(length)["PPO"]
 
 
 def test_a_training_in_a_process_of_its_own(store, monkeypatch):
