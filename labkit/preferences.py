@@ -116,22 +116,21 @@ def check(rows: Dataset, tokenizer, max_length: int, answered: bool = True) -> l
     return [f"{len(numbers)} of {len(rows)} pairs {what} ({_named(numbers)})" for what, numbers in found.items()]
 
 
-def conversations(rows: Dataset) -> Dataset:
-    """Pairs in the conversational form that trl takes: prompt, chosen and rejected as lists of messages.
+def tokens(rows: Dataset, tokenizer) -> Dataset:
+    """Pairs as trl's columns prompt_ids, chosen_ids and rejected_ids: the answers up to the token that ends them.
 
+    So a preference is learned of the same tokens as SFT learns, and never of what a template writes after the end.
     length: the characters of the prompt and the longer answer, by which trainers put like rows together.
     """
-    return Dataset.from_list(
-        [
-            {
-                "prompt": row["messages"],
-                "chosen": [_message("assistant", row["chosen"])],
-                "rejected": [_message("assistant", row["rejected"])],
-                "length": len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])),
-            }
-            for row in rows
-        ]
-    )
+    made = []
+    for row in rows:
+        sides = [data.chat_row(tokenizer, row["messages"], row[side]) for side in ("chosen", "rejected")]
+        start = min(next(n for n, label in enumerate(side["labels"]) if label != data.IGNORED) for side in sides)
+        chosen, rejected = (side["input_ids"] for side in sides)
+        found = {"prompt_ids": chosen[:start], "chosen_ids": chosen[start:], "rejected_ids": rejected[start:]}
+        longer = max(len(row["chosen"]), len(row["rejected"]))
+        made.append(found | {"length": len(row["prompt"]) + longer})
+    return Dataset.from_list(made)
 
 
 def data_hash(source: str) -> str:
@@ -184,8 +183,8 @@ def _checked(rows: Dataset | list[dict], name: str, own: bool = True) -> Dataset
             faults["have an empty answer"].append(number)
         elif chosen.strip() == rejected.strip():
             faults["have the same answer as chosen and rejected"].append(number)
-        elif messages[-1]["content"].strip() in (chosen.strip(), rejected.strip()):
-            faults["repeat the prompt as an answer"].append(number)
+        elif messages[-1]["content"].strip() == chosen.strip():
+            faults["repeat the prompt as the chosen answer"].append(number)
         extra = {key: row.get(key) for key in columns if key not in ("prompt", "chosen", "rejected", "messages")}
         kept.append(
             {"prompt": prompt, "chosen": chosen, "rejected": rejected, **extra, "messages": messages, "row": number}
@@ -273,6 +272,8 @@ def _message(role: str, content: str) -> dict:
 def _messages(found: list[dict]) -> list[dict]:
     if not isinstance(found, list) or not all(isinstance(one["content"], str) for one in found):
         raise TypeError(found)
+    if any(one.get("tool_calls") for one in found):
+        raise ValueError("have tool calls, which are not trained on here")
     return [_message(one["role"], one["content"]) for one in found]
 
 

@@ -63,6 +63,7 @@ def test_a_row_is_the_chat_template_s_and_nothing_else(folder, store, monkeypatc
     assert tokenizer.bos_token_id is not None and len(rows) > 3
     for row in rows:
         for side in ("chosen", "rejected"):
+            assert row[f"{side}_labels"][-1] == tokenizer.eos_token_id  # and nothing after the end
             said = tokenizer.decode(row[f"{side}_input_ids"])
             pair = next(one for one in ROWS if f"{one['prompt']}<" in said)
             assert row[f"{side}_input_ids"] == data.chat_row(tokenizer, pair["prompt"], pair[side])["input_ids"]

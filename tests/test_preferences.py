@@ -5,6 +5,7 @@ import json
 
 import pytest
 from datasets import Dataset, DatasetDict
+from transformers import AutoTokenizer
 from trl.data_utils import maybe_extract_prompt
 
 from labkit import data, models, pipeline, preferences
@@ -40,10 +41,6 @@ def test_every_form_gives_the_same_pair(write, form):
     assert (len(train), len(held_out)) == (2, 1)
     row = train[0]
     assert {name: row[name] for name in PLAIN} == PLAIN and row["messages"] == [ASK] and row["row"] == 1
-    length = len(ASK["content"]) + max(len(GOOD["content"]), len(BAD["content"]))
-    assert preferences.conversations(train)[0] == {
-        "prompt": [ASK], "chosen": [GOOD], "rejected": [BAD], "length": length
-    }  # fmt: skip
 
 
 def test_several_turns_are_kept(write):
@@ -53,8 +50,21 @@ def test_several_turns_are_kept(write):
     assert train[0]["messages"] == before and train[0]["prompt"].endswith(
         "assistant: A large language model.\nuser: And a token?"
     )
-    found = preferences.conversations(train)[0]
-    assert found.pop("length") > 0 and found == maybe_extract_prompt(row)  # trl's own reading
+    assert maybe_extract_prompt(row)["prompt"] == train[0]["messages"]  # trl's own reading
+
+
+def test_pairs_as_tokens_are_what_sft_learns(write):
+    tokenizer = AutoTokenizer.from_pretrained(data.BASE)
+    # as smol's: a line break after the end, which no model ever samples
+    tokenizer.chat_template = tokenizer.chat_template.replace("'<|end|>'", "'<|end|>\\n'")
+    train, _ = preferences.pairs(write([PLAIN] * 2))
+    row = preferences.tokens(train, tokenizer)[0]
+    for side in ("chosen", "rejected"):
+        learned = data.chat_row(tokenizer, PLAIN["prompt"], PLAIN[side])
+        assert [*row["prompt_ids"], *row[f"{side}_ids"]] == learned["input_ids"]
+        assert row[f"{side}_ids"][-1] == tokenizer.eos_token_id
+        assert row[f"{side}_ids"] == [label for label in learned["labels"] if label != data.IGNORED]
+    assert row["length"] == len(PLAIN["prompt"]) + max(len(PLAIN["chosen"]), len(PLAIN["rejected"]))
 
 
 @pytest.mark.parametrize("how", ["folder", "folder of splits", "parquet", "folder of files"])
@@ -80,7 +90,12 @@ FAULTS = {
     "have an empty answer": {**PLAIN, "chosen": "  "},
     "have an empty prompt": {**PLAIN, "prompt": ""},
     "have the same answer as chosen and rejected": {**PLAIN, "rejected": PLAIN["chosen"] + " "},
-    "repeat the prompt as an answer": {**PLAIN, "rejected": PLAIN["prompt"]},
+    "repeat the prompt as the chosen answer": {**PLAIN, "chosen": PLAIN["prompt"]},
+    "have tool calls, which are not trained on here": {
+        "prompt": [ASK],
+        "chosen": [GOOD | {"content": "", "tool_calls": [{"name": "look_up"}]}],
+        "rejected": [BAD],
+    },
     "are no pair of texts or messages": {**PLAIN, "rejected": None},
     "have no prompt": {**PLAIN, "prompt": None},
 }

@@ -118,7 +118,7 @@ def train(
         return contextlib.nullcontext(models.load(source, seed=config.seed)[0].to(tuned.device))
 
     recorder = training.Recorder(run, say, stop, beta=config.beta)
-    training.watch_answers(recorder, tokenizer, held_out, reference)
+    training.watch_answers(recorder, tokenizer, held_out, models.context(model), reference)
     if at_look is not None:
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     args = trl.DPOConfig(
@@ -134,28 +134,37 @@ def train(
     )
 
     class Trainer(trl.DPOTrainer):
-        """trl's trainer, which can be stopped while it computes the reference's log-probabilities."""
+        """trl's trainer on pairs that are tokens already; it can be stopped while it asks the reference."""
+
+        reference_seconds = 0.0  # for the pairs that are trained on, once for all
+
+        def _prepare_dataset(self, dataset, *_):
+            return dataset
+
+        def _precompute_ref_logps(self, dataset, name, batch_size):
+            began = time.monotonic()
+            found = super()._precompute_ref_logps(dataset, name, batch_size)
+            self.reference_seconds += (name == "train") * (time.monotonic() - began)
+            return found
 
         def compute_ref_log_probs(self, *batch):
             if stop is not None and stop.is_set():
                 raise Stopped
             return super().compute_ref_log_probs(*batch)
 
-    rows = {"train": preferences.conversations(pairs), "held_out": preferences.conversations(held_out)}
+    rows = {"train": preferences.tokens(pairs, tokenizer), "held_out": preferences.tokens(held_out, tokenizer)}
     if runs.processes() > 1:
         rows = {name: training.shared(part, run.path / "resume" / name) for name, part in rows.items()}
-    began = time.monotonic()
     # on a CPU trl scores every position, for compilers that we do not use; so it scores the answers' tokens only
     with mock.patch("trl.trainer.utils._use_triton", lambda device: True):
         trainer = Trainer(
-            model, None, args, processing_class=tokenizer, callbacks=[recorder],
+            model, None, training.on_one_device(args), processing_class=tokenizer, callbacks=[recorder],
             train_dataset=rows["train"], eval_dataset=rows["held_out"],
         )  # fmt: skip
-        reference_seconds = time.monotonic() - began  # trl asks the reference here, once for all
         trainer.remove_callback(transformers.PrinterCallback)
         reached = training.fit(trainer, run, stop)
     if reached:
-        seen = {"pairs_seen": needed, "reference_seconds": reference_seconds}
+        seen = {"pairs_seen": needed, "reference_seconds": trainer.reference_seconds}
         training.finish(run, config, model, tokenizer, source, **seen)
     return run
 

@@ -13,7 +13,6 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import torch
 import transformers
@@ -28,17 +27,18 @@ from trl.experimental import orpo
 SIDES = ("chosen", "rejected")
 
 
-def _unchanged(bos, prompt_length, prompt, chosen_length, chosen, rejected_length, rejected):
-    return prompt, chosen, rejected
-
-
 class Trainer(orpo.ORPOTrainer):
     """trl's trainer, which scores the answers' tokens alone: on a CPU the other positions take long."""
 
     def tokenize_row(self, feature, model=None) -> dict:
-        """As trl's, without the bos_token that it puts before what the chat template has written whole."""
-        with mock.patch("trl.experimental.orpo.orpo_trainer.add_bos_token_if_needed", _unchanged):
-            return super().tokenize_row(feature, model)
+        """A row of `preferences.tokens`, cut to the context, in trl's columns."""
+        asked, row = feature["prompt_ids"], {"prompt_input_ids": feature["prompt_ids"]}
+        row["prompt_attention_mask"] = [1] * len(asked)
+        for side in SIDES:
+            ids = [*asked, *feature[f"{side}_ids"]][: self.max_length]
+            labels = ([data.IGNORED] * len(asked) + ids[len(asked) :])[: self.max_length]
+            row |= {f"{side}_input_ids": ids, f"{side}_attention_mask": [1] * len(ids), f"{side}_labels": labels}
+        return row
 
     def concatenated_forward(self, model, batch: dict) -> tuple[torch.Tensor, ...]:
         """(mean log-probs of chosen, of rejected, shape (pairs,); logits of both, (tokens, vocab); chosen's loss)."""
@@ -104,7 +104,7 @@ def train(
     held_out = held_out.select(range(min(32 if config.model == "smoke" else 256, len(held_out))))
 
     recorder = training.Recorder(run, say, stop)
-    training.watch_answers(recorder, tokenizer, held_out)
+    training.watch_answers(recorder, tokenizer, held_out, models.context(model))
     if at_look is not None:
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     args = orpo.ORPOConfig(
@@ -116,8 +116,8 @@ def train(
         remove_unused_columns=False,
     )
     trainer = Trainer(
-        model, args, processing_class=tokenizer, callbacks=[recorder],
-        train_dataset=preferences.conversations(pairs), eval_dataset=preferences.conversations(held_out),
+        model, training.on_one_device(args), processing_class=tokenizer, callbacks=[recorder],
+        train_dataset=preferences.tokens(pairs, tokenizer), eval_dataset=preferences.tokens(held_out, tokenizer),
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     if training.fit(trainer, run, stop):
