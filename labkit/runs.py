@@ -29,6 +29,8 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
+
 from labkit import health
 from labkit.config import Config
 from labkit.errors import RunError
@@ -159,8 +161,19 @@ class Run:
     @property
     def status(self) -> str:
         """running, stopped, finished or failed; a run whose process was killed is stopped."""
-        killed = self.info["status"] == "running" and not _alive(self.info.get("pid"))
+        killed = self.info["status"] == "running" and not self._alive()
         return "stopped" if killed else self.info["status"]
+
+    def _alive(self) -> bool:
+        """Whether the process that trains it lives; on another machine, whether it has logged within the hour."""
+        if self.info.get("host", platform.node()) != platform.node():
+            files = (file for file in (self.path / "metrics.jsonl", self.path / "run.json") if file.exists())
+            return time.time() - max(file.stat().st_mtime for file in files) < 3600
+        try:
+            process = psutil.Process(self.info["pid"])
+            return process.create_time() == self.info.get("process_began", process.create_time())  # not a later one
+        except (psutil.Error, KeyError, TypeError, ValueError):
+            return False
 
     def elapsed(self) -> float:
         """Seconds trained so far, over all stops and resumes; what run.json says where this process does not train."""
@@ -248,10 +261,25 @@ def run_id(stage: str, config: Config, parent: str = "", data_hash: str = "") ->
     if not re.fullmatch(r"[a-z][a-z0-9_]*", stage):
         raise RunError("stage must be a snake_case name", got=stage, remedy='Use a key of config.STAGES such as "sft".')
     content = {"stage": stage, "config": config.identity(), "parent": parent, "data_hash": data_hash}
+    if os.path.isdir(config.model):  # Path.is_dir raises where a name is too long
+        content["weights"] = fingerprint(Path(config.model))
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     tail = re.split(r"[/\\]", config.model.rstrip("/\\"))[-1]
     tail = re.sub(r"[^A-Za-z0-9_.]+", "-", tail).strip("-.")[:40] or "model"
     return f"{stage}-{tail}-{digest}"
+
+
+def fingerprint(folder: Path) -> str:
+    """A short hash of a model's config and of samples of its weights: others in the same folder are another model."""
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as opened:
+            for start in range(0, size, max(2**16, size // 256)):  # all of it would take minutes for a large model
+                opened.seek(start)
+                digest.update(opened.read(2**16))
+    return digest.hexdigest()[:16]
 
 
 def open_run(stage: str, config: Config, parent: str | None = None, data_hash: str = "", fresh: bool = False) -> Run:
@@ -275,7 +303,8 @@ def open_run(stage: str, config: Config, parent: str | None = None, data_hash: s
         run = Run(path, {"id": path.name, "stage": stage, "status": "running", **about, **numbers, **times})
     run._opened, run._before = time.monotonic(), run.info["seconds"]
     run.info.pop("error", None)
-    return run._write(status="running", pid=os.getpid(), config=config.as_dict(), versions=versions())
+    process = {"pid": os.getpid(), "host": platform.node(), "process_began": psutil.Process().create_time()}
+    return run._write(status="running", **process, config=config.as_dict(), versions=versions())
 
 
 def find_run(stage: str, config: Config, parent: str | None = None, data_hash: str = "") -> Run | None:
@@ -330,13 +359,3 @@ def _drop_torn_tail(file) -> None:
     if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def _alive(pid) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:  # it lives, and belongs to somebody else
-        return True
-    except (OSError, TypeError, ValueError):
-        return False
-    return True

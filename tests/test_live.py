@@ -4,6 +4,7 @@ import itertools
 import time
 import types
 
+import psutil
 import pytest
 
 from labkit import background, runs
@@ -143,7 +144,8 @@ def test_a_cell_goes_the_same_way_as_the_button(bench):
 
 def test_a_run_of_another_kernel_is_watched(bench, store, monkeypatch):
     _, run = bench.finish(say=lambda line: None)
-    info = {**run.info, "status": "running", "pid": 1}  # a process that lives and is not this one
+    began = psutil.Process(1).create_time()
+    info = {**run.info, "status": "running", "pid": 1, "process_began": began}  # it lives and is not this one
     runs.write_json(run.path / "run.json", info)
     monkeypatch.setattr(live, "PULSE", 0.05)
     other = live.Bench("02_supervised_fine_tuning", config(), ["Hello"])

@@ -25,6 +25,33 @@ def kill(run, pid):
     runs.write_json(run.path / "run.json", run.info | {"status": "running", "pid": pid})
 
 
+def test_a_process_of_that_number_that_began_later_is_another_one(store):
+    run = runs.open_run("sft", SFTConfig(steps=5))
+    assert run.reload().status == "running"
+    runs.write_json(run.path / "run.json", run.info | {"process_began": run.info["process_began"] - 60})
+    assert run.reload().status == "stopped"
+
+
+def test_a_run_on_another_machine_lives_as_long_as_it_logs(store):
+    run = runs.open_run("sft", SFTConfig(steps=5))
+    runs.write_json(run.path / "run.json", run.info | {"host": "another", "pid": dead_pid()})
+    run.log(1, loss=1.0)
+    assert run.reload().status == "running"
+    for file in run.path.iterdir():
+        os.utime(file, (0, 0))
+    assert run.reload().status == "stopped"
+
+
+def test_other_weights_in_the_same_folder_are_another_run(store, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / "model.safetensors"
+    found = []
+    for content in (bytes(10_000_000), bytes(10_000_000), bytes(9_990_000) + b"1" * 10_000, bytes(9_000_000)):
+        weights.write_bytes(content)
+        found.append(runs.run_id("sft", SFTConfig(model=str(tmp_path))))
+    assert found[0] == found[1] and len(set(found)) == 3
+
+
 def test_same_content_is_the_same_run(store):
     run = runs.open_run("sft", SFTConfig(steps=5), parent="pretrain-nano-0", data_hash="d")
     assert run.path == store / "sft" / run.id and run.id.startswith("sft-nano-")
