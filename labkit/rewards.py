@@ -54,7 +54,8 @@ class RewardModel:
         scores = torch.zeros(len(rows))
         for start in range(0, len(order), self.batch_size):
             places = order[start : start + self.batch_size]
-            batch = self.tokenizer.pad({"input_ids": [rows[place] for place in places]}, return_tensors="pt")
+            ids = {"input_ids": [rows[place] for place in places]}
+            batch = self.tokenizer.pad(ids, return_tensors="pt", padding_side="right")  # as in training
             with models.autocast():
                 logits = self.model(**batch.to(self.model.device), use_cache=False).logits
             scores[places] = logits[:, 0].float().cpu()
@@ -96,7 +97,7 @@ def from_language_model(source: str | Path, **options) -> tuple[torch.nn.Module,
     model.score = Score(model.score.in_features, 1, bias=False, device=language_model.device)
     torch.nn.init.zeros_(model.score.weight)
     if output_head.weight is not language_model.get_input_embeddings().weight:
-        output_head.requires_grad_(False)
+        output_head.requires_grad_(False)  # on its device: no trainer moves what the model does not hold
     model.output_head = (output_head,)
     for name in ("is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "hf_quantizer", "quantization_method"):
         if hasattr(language_model, name):
@@ -127,14 +128,18 @@ def load(source: runs.Run | str | Path) -> RewardModel:
             ):
                 raise ValueError("no single score")
             form = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
-            model = AutoModelForSequenceClassification.from_pretrained(source, **form)
+            form["output_loading_info"] = True
+            model, found = AutoModelForSequenceClassification.from_pretrained(source, **form)
+            if found["missing_keys"] or not hasattr(model, "score"):
+                raise ValueError("no `score` at the end of a language model")
             head = Score(model.score.in_features, 1, bias=False)
             head.weight = model.score.weight
             model.score = head
     except (OSError, ValueError) as error:
         remedy = "Name a finished run of the stage reward, its folder, or a sequence classifier with one label."
         raise ModelError("reward model cannot be loaded", got=str(source), remedy=remedy) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None and model.config.pad_token_id is not None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.config.pad_token_id)
+    models.give_padding(tokenizer)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return RewardModel(model.to(models.device()).eval(), tokenizer)

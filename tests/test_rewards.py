@@ -9,7 +9,15 @@ import pytest
 import safetensors
 import torch
 import trl
-from transformers import LlamaConfig, LlamaForCausalLM
+from datasets import Dataset
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)  # fmt: skip
 
 from labkit import data, models, pipeline, preferences, rewards, runs
 from labkit.config import RewardConfig
@@ -190,6 +198,33 @@ def test_off_topic_pairs_reject_what_was_chosen_for_another_prompt(folder):
     lone = pairs.select([0, 0])
     assert reward.off_topic(lone, 0)["rejected"] == lone["rejected"]  # nothing else to reject
     assert trained(folder, off_topic=False, seed=8).id != trained(folder, seed=8).id
+
+
+def test_a_good_answer_to_the_same_prompt_is_not_off_topic():
+    texts = [f"{word} stone and {word}" for word in "abcdefgh"]
+    rows = [{"prompt": f"{n // 4}?", "chosen": text, "rejected": "No."} for n, text in enumerate(texts)]
+    pairs = Dataset.from_list(rows)
+    for row in reward.off_topic(pairs, 0):
+        assert row["rejected"] in texts and texts.index(row["rejected"]) // 4 != int(row["prompt"][0])
+
+
+def test_logits_are_those_of_the_language_model_where_it_caps_them():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "final_logit_softcapping": 0.05}
+    model, ids = Gemma2ForCausalLM(Gemma2Config(**sizes)).eval(), torch.arange(9)[None]
+    found = model(ids, output_hidden_states=True)
+    logits = model.lm_head(found.hidden_states[-1])
+    assert torch.allclose(reward.as_its_model(logits, model.config), found.logits, atol=1e-6)
+    assert not torch.allclose(logits, found.logits, atol=1e-3)
+
+
+def test_a_classifier_without_a_score_is_refused(tmp_path, folder):
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    BertForSequenceClassification(BertConfig(**sizes, num_attention_heads=2, num_labels=1)).save_pretrained(tmp_path)
+    models.load(folder / "model")[1].save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="reward model cannot be loaded"):
+        rewards.load(tmp_path)
 
 
 def test_bad_pairs_are_refused_before_training(folder, tmp_path):

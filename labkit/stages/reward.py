@@ -8,6 +8,7 @@ loss = -log sigmoid(r(chosen) - r(rejected))                      Christiano et 
 
 import random
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,8 +51,18 @@ class Trainer(trl.RewardTrainer):
         learned = inputs["attention_mask"][:n, 1:].bool() & (places >= starts[:, None])
         with models.autocast():
             logits = self.model.output_head[0](outputs.hidden_states[-1][:n, :-1][learned])  # (learned tokens, words)
-        loss = loss + self.sft_coef * torch.nn.functional.cross_entropy(logits.float(), tokens[:n, 1:][learned])
+        logits = as_its_model(logits, self.model.config.get_text_config())
+        loss = loss + self.sft_coef * torch.nn.functional.cross_entropy(logits, tokens[:n, 1:][learned])
         return (loss, outputs) if return_outputs else loss
+
+
+def as_its_model(logits: torch.Tensor, config) -> torch.Tensor:
+    """What the language model would make of its output head's numbers: Cohere's, Granite's scale, Gemma 2's cap."""
+    logits = (
+        logits.float() * (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
+    )
+    cap = getattr(config, "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap else logits
 
 
 def train(
@@ -101,7 +112,7 @@ def train(
     learned = concatenate_datasets([pairs, off_topic(pairs, config.seed)]) if config.off_topic else pairs
     learned = tokens(tokenizer, learned, max_length)
     trainer = Trainer(
-        model, args, processing_class=tokenizer, callbacks=[recorder],
+        model, training.on_one_device(args), processing_class=tokenizer, callbacks=[recorder],
         data_collator=Collator(tokenizer.pad_token_id, args.pad_to_multiple_of),
         train_dataset=learned, eval_dataset=tokens(tokenizer, held_out, max_length),
     )  # fmt: skip
@@ -121,11 +132,14 @@ def off_topic(pairs: Dataset, seed: int) -> Dataset:
     then nothing teaches the model to read the prompt. Of 32 other answers the one with the most words in common is
     taken, for it is the hardest to tell apart.
     """
-    draw, chosen = random.Random(seed), list(pairs["chosen"])
+    draw, chosen = random.Random(seed), list(zip(pairs["prompt"], pairs["chosen"], strict=True))
+    good = defaultdict(set)  # a prompt may have many pairs
+    for prompt, text in chosen:
+        good[prompt].add(text)
 
     def other(pair: dict) -> dict:
         words = set(pair["chosen"].split())
-        found = [text for text in draw.choices(chosen, k=32) if text != pair["chosen"]]
+        found = [text for _, text in draw.choices(chosen, k=32) if text not in good[pair["prompt"]]]
         return {"rejected": max(found, key=lambda text: len(words & set(text.split())), default=pair["rejected"])}
 
     return pairs.map(other)
