@@ -95,7 +95,12 @@ def attach(model: torch.nn.Module, config: TuningConfig, tokenizer) -> torch.nn.
         trainable_token_indices=untaught(model, tokenizer) or None,
         task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # a reward model's score trains whole
     )
-    model = get_peft_model(model, adapter)
+    try:
+        model = get_peft_model(model, adapter)
+    except ValueError as error:  # of layers whose kernels pass an adapter by, such as Mamba's out_proj
+        remedy = f"Name others: {', '.join(linear_names(linears(model)))}."
+        what = f"target_modules must be layers that can have an adapter ({' '.join(str(error).split())[:200]})"
+        raise ConfigError(what, got=config.target_modules, remedy=remedy) from error
     head = model.get_base_model().get_output_embeddings()
     if head is not None and not hasattr(head, "bias"):  # peft's wrapper of rows that train; trl's losses ask for it
         head.bias = None
@@ -123,6 +128,8 @@ def base_of(folder: str | Path) -> tuple[str, str]:
 
 def save(model, folder: Path, base: str, quantization: str) -> None:
     """Write the adapter alone (safetensors), with the name of its base; beside it the bits that base was loaded in."""
+    for name in set(model.peft_config) - {"default"}:  # trl's copy of the start, its reference
+        model.delete_adapter(name)
     model.save_pretrained(folder)
     file = folder / "adapter_config.json"
     about = json.loads(file.read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
@@ -40,6 +41,7 @@ PLAIN_TEMPLATE = """\
 {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"""
+THINKING = {"enable_thinking": False}  # what templates get to know beside the messages
 IGNORED = -100  # the label of a token that is not learned from (torch's cross_entropy skips it)
 
 
@@ -48,7 +50,11 @@ def lines(path: Path) -> list[dict]:
     if not path.is_file():
         raise DataError("data file not found", got=str(path), remedy='Give the path of a JSONL file, or "lab".')
     rows = []
-    for number, line in enumerate(path.open(encoding="utf-8"), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name} is not UTF-8: {error}", got=str(path), remedy="Save it as UTF-8.") from error
+    for number, line in enumerate(text.split("\n"), 1):
         try:
             if line.strip():
                 rows.append(dict(json.loads(line)))
@@ -185,8 +191,8 @@ def conversation(tokenizer, turns: list[tuple[str, str]], loss_on: str = "assist
             remedy = "Write turns = 1: this template cannot be trained on several turns at once."
             raise DataError("the chat template must not rewrite earlier turns", got=said, remedy=remedy)
         start = len(asked) if whole[: len(asked)] == asked else common_prefix(asked, whole)
-        stops = [place for place, token in enumerate(whole) if token == tokenizer.eos_token_id and place >= start]
-        end = stops[-1] + 1 if stops else len(whole)
+        stops = (place for place, token in enumerate(whole) if token == tokenizer.eos_token_id and place >= start)
+        end = next(stops, len(whole) - 1) + 1  # what a template writes after it, a second end even, is never sampled
         labels += [IGNORED] * (start - len(labels)) + whole[start:end]
     if loss_on == "all":
         return {"input_ids": whole, "labels": list(whole)}
@@ -202,20 +208,33 @@ def give_template(tokenizer) -> bool:
 
 
 def asked(tokenizer, said: list[dict]) -> str:
-    """The text that a model is given to answer these messages. Raises ModelError: see `templated`."""
-    return templated(tokenizer, said, tokenize=False, add_generation_prompt=True)
+    """The text that a model is given to answer these messages. Raises ModelError: see `templated`.
+
+    The part that a row begins with: where a template opens an answer otherwise than rows go on, as some of models that
+    think do, a model is to be asked as it was trained.
+    """
+    text = templated(tokenizer, said, tokenize=False, add_generation_prompt=True)
+    row = templated(tokenizer, [*said, {"role": "assistant", "content": "!"}], tokenize=False)
+    return text[: common_prefix(text, row)]
+
+
+def spoken(text: str) -> str:
+    """An answer without the thinking that some models write before it."""
+    return text.rpartition("</think>")[2].strip()
 
 
 def templated(tokenizer, said: list, *, tokenize: bool = True, **options):
     """Messages, or a list of conversations, in the model's chat format: tokens, or with tokenize=False text.
 
+    A template that can be told so (Qwen3's) is told that the model is not to think first: nothing here trains it to.
     Raises ModelError for a tokenizer without a chat template, or with one that does not take these messages.
     """
     if not tokenizer.chat_template:
         remedy = "Start from an SFT run of this model, which has one, or set chat_template in tokenizer_config.json."
         raise ModelError("the tokenizer must have a chat template", got=tokenizer.name_or_path, remedy=remedy)
+    options |= THINKING | {"tokenize": tokenize, "return_dict": tokenize}
     try:
-        found = tokenizer.apply_chat_template(said, tokenize=tokenize, return_dict=tokenize, **options)
+        found = tokenizer.apply_chat_template(said, **options)
     except TemplateError as error:
         remedy = "Correct chat_template in its tokenizer_config.json."
         what = f"the chat template must take a question and its answer ({error})"
@@ -223,14 +242,20 @@ def templated(tokenizer, said: list, *, tokenize: bool = True, **options):
     return found["input_ids"] if tokenize else found
 
 
-def common_prefix(left: list[int], right: list[int]) -> int:
+def common_prefix(left: Sequence, right: Sequence) -> int:
     return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
-def chat_rows(tokenizer, rows: Dataset, *, loss_on: str, max_length: int, turns: int = 1) -> Dataset:
-    """The rows, `turns` of them to a conversation, cut to `max_length` tokens and checked: see `check_labels`."""
+def chat_rows(tokenizer, rows: Dataset, *, loss_on: str, max_length: int, turns: int = 1, say=None) -> Dataset:
+    """The rows, `turns` of them to a conversation, cut to `max_length` tokens and checked: see `check_labels`.
+
+    say: is told how many were cut.
+    """
     pairs = list(zip(rows["prompt"], rows["answer"], strict=True))
     encoded = [conversation(tokenizer, pairs[start : start + turns], loss_on) for start in range(0, len(pairs), turns)]
+    long = [number for number, row in enumerate(encoded) if len(row["input_ids"]) > max_length]
+    if long and say:
+        say(f"{len(long)} of {len(encoded)} rows are cut at {max_length} tokens, without an end (first: row {long[0]})")
     cut = [{key: values[:max_length] for key, values in row.items()} for row in encoded]
     check_labels(cut, tokenizer)
     return Dataset.from_list(cut)
@@ -274,7 +299,7 @@ def check_labels(rows: list[dict], tokenizer) -> None:
         raise DataError(
             f"{len(without)} of {len(rows)} rows end before the stop token (first: row {without[0]})",
             got=tokenizer.decode(rows[without[0]]["input_ids"])[-200:],
-            remedy="Shorten these answers or raise the context length; the model would learn to run on.",
+            remedy="Shorten these rows, or split them; the model would learn to run on.",
         )
 
 

@@ -1,5 +1,6 @@
 """What all stages share: the trainer's arguments, the recorder that writes the run, stopping and resuming."""
 
+import itertools
 import math
 import shutil
 import statistics
@@ -88,6 +89,12 @@ def arguments(config: Config, run: Run) -> dict:
     }
 
 
+def on_one_device(args: transformers.TrainingArguments) -> transformers.TrainingArguments:
+    """The arguments of a trainer that keeps to one GPU, where it would put `batch_size` rows on each that it sees."""
+    args._n_gpu = min(args.n_gpu, 1)  # the trainer has no public way to say so
+    return args
+
+
 class Recorder(TrainerCallback):
     """Writes what a trainer logs to the run, prints a line at every look at held-out data, and obeys `stop`."""
 
@@ -164,15 +171,21 @@ def write_attention_out(model, longest: int) -> None:
         model.set_attn_implementation("eager")
 
 
-def watch_answers(recorder: Recorder, tokenizer, rows, reference: Callable | None = None) -> None:
+def watch_answers(recorder: Recorder, tokenizer, rows, context: int, reference: Callable | None = None) -> None:
     """At every look, log what the model writes to the first 32 of `rows`: `answer_length` (tokens) and `repetition`.
+
+    Rows whose prompt leaves no room for an answer in the model's context, in tokens, are passed by.
 
     reference(model): the model that it started from, within a `with`. Then also `held_out_kl`, nats per sampled answer,
     with the same random numbers at every look.
     """
-    some = rows.select(range(min(32, len(rows))))["messages"]
-    texts = [data.asked(tokenizer, said) for said in some]
     most = 8 if recorder.run.config["model"] == "smoke" else 64  # random weights end no answer
+    asked = ((said, data.asked(tokenizer, said)) for said in rows["messages"])
+    short = (pair for pair in asked if len(tokenizer(pair[1], add_special_tokens=False)["input_ids"]) + most <= context)
+    found = list(itertools.islice(short, 32))
+    if not found:
+        return
+    some, texts = zip(*found, strict=True)
 
     def look(model) -> None:
         if runs.rank():  # it would write the same
@@ -203,6 +216,9 @@ def fit(trainer, run: Run, stop: threading.Event | None = None, updates: int = 1
     A keyboard interrupt counts as a stop: what was learned is kept and the run can be resumed.
     """
     folder = run.path / "resume"
+    for torn in folder.glob("checkpoint-*"):  # killed while it was written: this file comes last
+        if not (torn / "trainer_state.json").is_file() and not runs.rank():
+            shutil.rmtree(torn)
     last = transformers.trainer_utils.get_last_checkpoint(str(folder)) if folder.exists() else None
     if last:
         run.rewind(int(last.rsplit("-", 1)[1]) // updates)
@@ -236,6 +252,9 @@ def load(run: Run, config: Config, source: str | Path, loader: Callable = models
     if any(hasattr(part, "lora_A") for part in model.modules()):  # a second adapter would take the place of the first
         what = "parent must not be an adapter on quantized weights"
         raise ConfigError(what, got=str(source), remedy='Name a run with quantization = "none": its adapter is merged.')
+    if config.tuning == "full" and getattr(model, "is_quantized", False):
+        remedy = 'Write tuning = "lora": an adapter on them trains. Or name the model that they were made from.'
+        raise ConfigError("model must not be quantized to be tuned in full", got=str(source), remedy=remedy)
     for weight in model.parameters():  # they are mapped from their file and come at the first use: use them
         weight.detach().max()
     run.info["peaks_mb"] = peaks | {"loading": models.peak_mb()}

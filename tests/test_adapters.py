@@ -118,6 +118,9 @@ def test_dpo_takes_the_model_without_its_adapter_as_reference(folder):
     config = DPOConfig(**options(folder, data=str(folder / "pairs.jsonl"), steps=8, batch_size=8))
     run = dpo.train(config, folder / "model", "tiny", say=quiet)
     assert run.metrics["held_out_margin"] > 0 and adapters.is_adapter(run.checkpoint)
+    assert len(list(run.checkpoint.rglob("*.safetensors"))) == 1  # not trl's copy for its reference
+    base = models.weights(models.load(folder / "model")[0])["parameters"]
+    assert run.metrics["parameters"] == run.metrics["trainable_parameters"] + base
     last = [row for row in run.history() if "held_out_rewards_chosen" in row or "held_out_margin" in row][-1]
     _, held_out = preferences.pairs(str(folder / "pairs.jsonl"))
     ratios = {}

@@ -398,6 +398,48 @@ def test_a_system_prompt_is_paid_once_in_a_conversation(tokenizer):
     assert [part for part in learned.split("~") if part] == ["b<|end|>", "d<|end|>"]
 
 
+THINKS = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|user|> ' + m['content'] }}{% else %}"
+    "{{ '<|assistant|>' + OPENED + ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' + ASKED }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("opened", "asked", "wanted"),
+    [
+        ("''", "'<think>'", ""),  # as DeepSeek's distilled models: an answer without thinking has no mark of it
+        ("'<think></think>'", "'<think>' + ('' if enable_thinking else '</think>')", "<think></think>"),  # as Qwen3
+        ("'<think></think>'", "'<think>'", "<think>"),
+    ],
+)
+def test_a_model_that_thinks_is_asked_as_it_is_trained(tokenizer, opened, asked, wanted):
+    thinks = copy.deepcopy(tokenizer)
+    thinks.chat_template = THINKS.replace("OPENED", opened).replace("ASKED", asked)
+    text = data.asked(thinks, data.messages("a river"))
+    assert text == f"<|user|> a river<|assistant|>{wanted}"
+    row = data.chat_row(thinks, "a river", "water")
+    before = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == data.IGNORED]
+    assert thinks.decode(before) == text
+
+
+def test_thinking_is_no_part_of_an_answer():
+    assert data.spoken("<think>\nLet me see. 12\n</think>\n\n19") == data.spoken(" 19\n") == "19"
+    assert data.spoken("<think> never ends") == "<think> never ends"
+
+
+def test_rows_that_are_cut_are_told(tokenizer):
+    said, rows = [], Dataset.from_list([{"prompt": "12", "answer": text} for text in ("7", "8", "9 " * 30)])
+    data.chat_rows(tokenizer, rows, loss_on="assistant", max_length=20, say=said.append)
+    assert said == ["1 of 3 rows are cut at 20 tokens, without an end (first: row 2)"]
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    file = tmp_path / "latin.jsonl"
+    file.write_bytes('{"prompt": "Où?", "answer": "Là."}\n'.encode("latin-1"))
+    refused(lambda: data.lines(file), "latin.jsonl is not UTF-8", "Save it as UTF-8")
+
+
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
     plain = copy.deepcopy(tokenizer)
     plain.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"

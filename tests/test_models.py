@@ -5,14 +5,23 @@ import ctypes
 
 import psutil
 import pytest
+import tokenizers
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, GPT2Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)  # fmt: skip
 
-from labkit import adapters, data, models, rewards, rollouts
-from labkit.errors import ModelError
+from labkit import adapters, data, models, rewards, rollouts, runs, training
+from labkit.config import SFTConfig
+from labkit.errors import ConfigError, ModelError
 from labkit.evaluate import answers, judge
 from labkit.stages.pretrain import MuonWithAdamW
 
@@ -280,15 +289,88 @@ def test_a_template_that_fails_is_told_where_it_is_used(tmp_path, template):
         data.chat_row(tokenizer, "What is 4?", "A number.")
 
 
-def test_a_tokenizer_without_padding_pads_with_its_end_token_and_still_learns_to_stop(tmp_path):
+def test_a_tokenizer_that_names_no_padding_still_learns_to_stop(tmp_path):
     bare = models.train_tokenizer(TEXTS, 330)
     tiny(bare).save_pretrained(tmp_path)
     bare.pad_token = None
     bare.save_pretrained(tmp_path)
     _, tokenizer = models.load(tmp_path)
-    assert tokenizer.pad_token == tokenizer.eos_token
+    assert tokenizer.pad_token == models.PAD  # found among its special tokens
     row = data.chat_row(tokenizer, "What is 4?", "A number.")
     assert row["labels"][-1] == tokenizer.eos_token_id  # labels are made from places: padding hides no end
+
+
+@pytest.mark.parametrize(
+    ("others", "padding"),
+    [
+        (["<unk>"], "<unk>"),  # as Mistral's
+        (["<|reserved_0|>", "<|finetune_right_pad_id|>"], "<|finetune_right_pad_id|>"),  # as Llama 3's
+        (["<|im_start|>"], "<|end|>"),
+    ],
+)
+def test_padding_is_no_end_where_another_token_can_be_it(others, padding):
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    special = ["<s>", "<|end|>", *others]
+    inner.train_from_iterator(TEXTS, tokenizers.trainers.BpeTrainer(special_tokens=special, show_progress=False))
+    bare = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="<|end|>")
+    assert bare.pad_token is None
+    models.give_padding(bare)
+    assert bare.pad_token == padding
+
+
+def test_a_base_with_a_chat_models_template_learns_that_templates_end(tmp_path):
+    """As Qwen2.5's bases: eos_token and generation_config know <|endoftext|> alone, a turn ends in <|im_end|>."""
+    own = models.train_tokenizer(TEXTS, 330)
+    own.eos_token = models.END_OF_TEXT
+    model = tiny(own)
+    model.generation_config.eos_token_id = 0
+    model.save_pretrained(tmp_path)
+    own.save_pretrained(tmp_path)
+    model, tokenizer = models.load(tmp_path)
+    assert tokenizer.eos_token == models.END_OF_TURN and models.stops(model, tokenizer) == {0, 4}
+    row = data.chat_row(tokenizer, "What is 4?", "A number.")
+    assert row["labels"][-1] == 4
+    data.check_labels([row], tokenizer)
+
+
+def test_a_second_end_after_the_first_is_not_learned(tmp_path):
+    """As Phi-3's template, which writes <|end|>, a line break and eos_token."""
+    own = models.train_tokenizer(TEXTS, 330)
+    own.eos_token = models.END_OF_TEXT
+    own.chat_template = own.chat_template.replace("'<|end|>'", "'<|end|>\\n' + eos_token")
+    tiny(own).save_pretrained(tmp_path)
+    own.save_pretrained(tmp_path)
+    _, tokenizer = models.load(tmp_path)
+    row = data.chat_row(tokenizer, "What is 4?", "A number.")
+    assert tokenizer.decode(row["input_ids"]) == "<|user|> What is 4?<|assistant|> A number.<|end|>"
+
+
+def test_a_model_that_is_quantized_already_needs_an_adapter(tmp_path, tokenizer):
+    model = tiny(tokenizer)
+    model.is_quantized = True
+    with pytest.raises(ConfigError, match=r"quantized.*tuning = .lora"):
+        config = SFTConfig(model=str(tmp_path))
+        training.load(runs.open_run("sft", config), config, "tiny", loader=lambda *_, **__: (model, tokenizer))
+
+
+def test_four_bit_weights_count_one_by_one(tokenizer, tmp_path):
+    tiny(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    whole, small = (models.load(tmp_path, quantization=bits)[0] for bits in ("none", "4bit"))
+    assert models.weights(small)["parameters"] == models.weights(whole)["parameters"]
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_the_output_head_gets_its_input_in_one_piece(tmp_path, tokenizer, trains):
+    """A frozen head and a view with gaps: torch would copy the head's weights once for each row."""
+    tiny(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = models.load(tmp_path)[0].requires_grad_(trains)
+    whole, given, head = [], [], model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda module, args: given.append(args[0].is_contiguous()), prepend=True)
+    head.register_forward_hook(lambda module, args, out: whole.append(args[0].is_contiguous()))
+    answers.generate(model, tokenizer, ["a river is", "a lamp is"], max_new_tokens=3)
+    assert whole and all(whole) and not all(given)
 
 
 def test_a_tokenizer_without_an_end_is_refused(tmp_path):
@@ -343,6 +425,10 @@ def test_matrices_of_the_layers_go_to_muon_and_every_weight_to_one(tokenizer):
     )
     assert not muon & adamw and muon | adamw == set(names.values())
     assert any("embed" in name for name in adamw) and all("layers." in name for name in muon)
+    gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=64, n_positions=32))
+    taken = {id(weight) for group in MuonWithAdamW(gpt2, 0.01).muon.param_groups for weight in group["params"]}
+    assert taken == {id(layer.weight) for layer in adapters.linears(gpt2).values()}
+    assert id(gpt2.transformer.wte.weight) not in taken and id(gpt2.transformer.wpe.weight) not in taken
     assert [id(group) for group in optimizer.param_groups] == [
         id(group) for part in (optimizer.muon, optimizer.adamw) for group in part.param_groups
     ]

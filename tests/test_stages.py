@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from labkit import adapters, budget, data, models, pipeline, runs, training
 from labkit.config import STAGES, DPOConfig, OwnConfig, PretrainConfig, SFTConfig, sized
-from labkit.errors import DataError, RunError, TrainingError
+from labkit.errors import ConfigError, DataError, RunError, TrainingError
 from labkit.stages import dpo, pretrain, sft
 
 
@@ -155,6 +155,31 @@ def test_a_stop_is_resumed_to_the_same_losses(folder, monkeypatch, tmp_path):
     resumed = [(row["step"], row["loss"]) for row in again.history() if "loss" in row]
     assert [step for step, _ in resumed] == [step for step, _ in losses]
     assert resumed[-1][1] == pytest.approx(losses[-1][1], rel=1e-3)
+
+
+def test_a_checkpoint_torn_by_a_kill_is_passed_by(folder, store):
+    config = SFTConfig(model=str(folder / "model"), data=str(folder / "sft.jsonl"), steps=4, batch_size=4, eval_every=2)
+    stop = threading.Event()
+    run = sft.train(config, folder / "model", "tiny", say=quiet, stop=stop, at_look=lambda *_: stop.set())
+    (kept,) = (run.path / "resume").glob("checkpoint-*")
+    torn = run.path / "resume" / "checkpoint-3"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
+    again = sft.train(config, folder / "model", "tiny", say=quiet)
+    assert kept.name != torn.name and again.id == run.id and again.status == "finished"
+
+
+def test_a_trainer_keeps_to_one_gpu():
+    args = transformers.TrainingArguments(output_dir="unused", use_cpu=True)
+    args._n_gpu = 4  # what a machine with four would give it
+    assert args.train_batch_size == 4 * args.per_device_train_batch_size
+    assert training.on_one_device(args).train_batch_size == args.per_device_train_batch_size
+
+
+def test_rows_longer_than_the_models_context_are_refused(folder, store):
+    config = PretrainConfig(model=str(folder / "model"), block_size=2048)
+    with pytest.raises(ConfigError, match=r"block_size.*1024"):
+        pretrain.prepare(config)
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])

@@ -39,7 +39,7 @@ def generate(
             )
         for place, ids in zip(places, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
             end = next((n for n, token in enumerate(ids) if token in stops), None)
-            text = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+            text = data.spoken(tokenizer.decode(ids[:end], skip_special_tokens=True))
             rows[place] = {"text": text, "stopped": end is not None}
     return rows
 
@@ -70,11 +70,12 @@ def log_probs(
     ended = [True] * len(answers) if ended is None else ended
     for prompt, answer, whole in zip(prompts, answers, ended, strict=True):
         row = data.chat_row(tokenizer, prompt, answer)
-        ids = torch.tensor([row["input_ids"]], device=model.device)
-        labels = torch.tensor(row["labels"], device=model.device)[1:]
+        most = models.context(model)  # what is beyond it cannot be read
+        ids = torch.tensor([row["input_ids"][:most]], device=model.device)
+        labels = torch.tensor(row["labels"][:most], device=model.device)[1:]
         logits = model(ids, use_cache=False).logits[0, :-1].float()
         learned = labels != data.IGNORED
-        if not whole:
+        if not whole and learned.any():
             learned[learned.nonzero()[-1]] = False
         chosen = logits.log_softmax(-1)[learned].gather(1, labels[learned, None])
         sums.append(chosen.sum())

@@ -8,7 +8,6 @@ Several answers to the same prompt are compared: what one earned beyond the othe
 Answers sampled, updates and reward are those of PPO; of a step's batch, batch_size / generations prompts are different.
 """
 
-import dataclasses
 import math
 import statistics
 import threading
@@ -19,7 +18,7 @@ import transformers
 import trl
 from datasets import Dataset
 
-from labkit import health, models, runs, training
+from labkit import data, health, models, runs, training
 from labkit.errors import TrainingError
 
 NAMES = {  # trl's names for what it logs -> the lab's
@@ -90,12 +89,13 @@ def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: 
         at_hand(step)
         policy.train()
 
-    scaled = {name: getattr(config, name) * updates for name in ("steps", "eval_every", "warmup_steps")}
-    arguments = training.arguments(dataclasses.replace(config, batch_size=config.minibatch_size, **scaled), run)
+    arguments = training.arguments(config, run)
+    arguments |= {name: arguments[name] * updates for name in ("max_steps", "eval_steps", "save_steps", "warmup_steps")}
+    arguments |= {f"per_device_{part}_batch_size": config.minibatch_size for part in ("train", "eval")}
     arguments |= {"eval_strategy": "no", "eval_on_start": False, "logging_steps": updates, "logging_first_step": False}
     options = {
         **arguments, "beta": config.kl_coef, "epsilon": config.clip, "num_generations": config.generations,
-        "max_completion_length": config.max_new_tokens,
+        "max_completion_length": config.max_new_tokens, "chat_template_kwargs": data.THINKING,
         "steps_per_generation": config.batch_size // config.minibatch_size,
         "num_iterations": config.epochs, "disable_dropout": True, **training.TUNING,
     }  # fmt: skip
@@ -107,8 +107,8 @@ def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: 
     module = f"trl.trainer.{config.algorithm}_trainer.create_model_from_path"
     with mock.patch(module, lambda *_, **__: learner.reference):  # trl would read it from disk a second time
         trainer = kind(
-            policy, reward, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
-            callbacks=[recorder],
+            policy, reward, training.on_one_device(args), train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer, callbacks=[recorder],
         )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     return training.fit(trainer, run, stop, updates)

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 import transformers
 
-from labkit import data, models, runs, training
+from labkit import adapters, data, models, runs, training
 from labkit.config import PretrainConfig
+from labkit.errors import ConfigError
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -21,7 +22,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def __init__(self, model: torch.nn.Module, learning_rate: float):
         inside = [(name, w) for name, w in model.named_parameters() if w.requires_grad]
-        matrices = [w for name, w in inside if w.ndim == 2 and "embed" not in name and "lm_head" not in name]
+        linear = {id(part.weight) for part in adapters.linears(model).values()}
+        matrices = [w for _, w in inside if id(w) in linear]
         taken = {id(w) for w in matrices}
         rest = [w for _, w in inside if id(w) not in taken]
         self.muon = torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
@@ -63,7 +65,13 @@ def prepare(config: PretrainConfig):
     if config.model == "smoke":
         documents, held_out = documents.select(range(500)), held_out.select(range(50))
     if config.model not in ("nano", "smoke"):
-        return *models.load(config.model), documents, held_out
+        model, tokenizer = models.load(config.model)
+        if config.block_size > (most := models.context(model)):
+            remedy = f"Write {most} or less."
+            raise ConfigError(
+                f"block_size must not pass the model's {most} tokens", got=config.block_size, remedy=remedy
+            )
+        return model, tokenizer, documents, held_out
     tokenizer = models.train_tokenizer(documents["text"], config.vocab_size)
     size = {"hidden_size": config.hidden_size, "layers": config.layers, "heads": config.heads}
     if config.model == "smoke":
@@ -106,8 +114,8 @@ def train(
     )
     optimizer = None if config.optimizer == "adamw" else MuonWithAdamW(model, config.learning_rate)
     trainer = transformers.Trainer(
-        model, args, train_dataset=Rows(rows), eval_dataset=Rows(held_out_rows), callbacks=[recorder],
-        optimizers=(optimizer, None),
+        model, training.on_one_device(args), train_dataset=Rows(rows), eval_dataset=Rows(held_out_rows),
+        callbacks=[recorder], optimizers=(optimizer, None),
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     if training.fit(trainer, run, stop) and not runs.rank():

@@ -75,7 +75,7 @@ def train(
     if data.give_template(tokenizer):
         say("the tokenizer has no chat template: it gets a plain one (Question: ... Answer: ...), saved with the model")
     shuffled = rows.shuffle(seed=config.seed) if config.turns > 1 else rows  # neighbours share a term or a relation
-    train_rows = data.chat_rows(tokenizer, shuffled, turns=config.turns, **limit)
+    train_rows = data.chat_rows(tokenizer, shuffled, turns=config.turns, say=say, **limit)
     train_rows = data.with_replay(tokenizer, train_rows, config.replay, config.seed)
     held_out_rows = data.chat_rows(tokenizer, held_out, **limit)
 
@@ -90,8 +90,8 @@ def train(
         pad_to_multiple_of=16 if models.device() == "cpu" else None,  # a CPU compiles kernels for every new length
     )
     trainer = Trainer(
-        model, args, train_dataset=train_rows, eval_dataset=held_out_rows, processing_class=tokenizer,
-        callbacks=[recorder],
+        model, training.on_one_device(args), train_dataset=train_rows, eval_dataset=held_out_rows,
+        processing_class=tokenizer, callbacks=[recorder],
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     if models.device() == "cpu":
