@@ -7,7 +7,8 @@
                   ZeRO (Rajbhandari et al. 2020). In 8 bits, 2 + 8/256 bytes (Dettmers et al. 2022). Muon: 1 per matrix
     activations   per token what autograd keeps: inputs of Linears that train, outputs that are worked on, norms. Of
                   attention no scores, as in FlashAttention: a GPT layer keeps 32 * hidden bytes in bf16, or 34 with
-                  dropout (Korthikanti et al. 2022). On a CPU, SFT and reward models keep them for short rows.
+                  dropout (Korthikanti et al. 2022). On a CPU, SFT and reward models keep them for short rows, and
+                  everywhere models without a fused form of attention (Gemma 2, gpt-oss).
                   Checkpointing: one hidden state per layer, and all of one layer
     logits        a batch in fp32 four times (Trainer, ORPO, PPO; SFT on a CPU and rewards: of learned tokens alone);
                   at most a tile of it in trl's SFT and DPO
@@ -137,7 +138,8 @@ def estimate(
         kept += 2 * product * sum(out for *_, out in lines)
     head = shape.vocab * hidden
     cast = shape.parameters - shape.embedding - head - (inside if quantized else 0)
-    if stage in ("sft", "reward") and device == "cpu" and seq_length <= models.SHORT:  # training.write_attention_out
+    short = stage in ("sft", "reward") and device == "cpu" and seq_length <= models.SHORT
+    if short or shape.written_out:  # training.write_attention_out
         kept += shape.attending * ((4 + product) * shape.heads * seq_length + 2 * product * shape.attention)
     if gradient_checkpointing:
         kept = kept // shape.layers + full * hidden * shape.layers

@@ -34,7 +34,7 @@ def agreement(text: str, reference: str, prompt: str) -> float:
 
 def key(parent: str, rows, seed: int) -> str:
     """A folder's name for what `write_pairs` makes of these rows and the parent of this name."""
-    asked = json.dumps([parent, seed, list(rows["prompt"]), list(rows["chosen"])])
+    asked = json.dumps([parent, seed, SAMPLES, *(list(rows[name]) for name in ("prompt", "chosen", "rejected"))])
     return hashlib.sha256(asked.encode()).hexdigest()[:12]
 
 

@@ -45,7 +45,6 @@ class Rack:
         data.give_template(self.tokenizer)  # the one that SFT gave the adapters' rows
         if adapters.is_peft(model):
             raise ModelError("the base must be no QLoRA adapter", got=str(self.source), remedy="Attach it to its base.")
-        model = model if model.device.type == models.device() else model.to(models.device())
         for part in model.modules():  # bitsandbytes would repack 4-bit weights while they answer; peft misreads that
             part.support_avx512bf16_for_cpu = False
         self.model = PeftModelForCausalLM(model, LoraConfig(target_modules=DUMMY_TARGET_MODULES), BASE).eval()
@@ -166,7 +165,8 @@ class Rack:
     @torch.no_grad()
     def merge_damage(self, name: str, ids) -> dict[str, dict[str, float]]:
         """How rounding W + s B A changes the logits of token ids, by format of W: absolute, KL in nats per token."""
-        damage, formats = {}, {"fp32": torch.float32, "bf16": torch.bfloat16, "4bit": None}
+        damage, formats = {}, {"fp32": torch.float32, "bf16": torch.bfloat16}
+        formats |= {"4bit": None} if models.device() in models.QUANTIZES else {}
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
             for part in models.load(self.source):
                 part.save_pretrained(f"{folder}/base")
@@ -179,7 +179,8 @@ class Rack:
                 pair = rack.merged(name), rack.model
                 for part in (part for one in pair for part in torch.nn.Module.float(one).modules()):
                     part.compute_dtype = torch.float32  # both compute in fp32: only their weights are rounded
-                merged, apart = (m(torch.atleast_2d(torch.as_tensor(ids)).to(m.device)).logits.double() for m in pair)
+                rows = torch.atleast_2d(torch.as_tensor(ids))
+                merged, apart = (m(rows.to(m.device)).logits.cpu().double() for m in pair)  # Apple's GPUs have no fp64
                 gap, kl = (merged - apart).abs(), apart.softmax(-1) * (apart.log_softmax(-1) - merged.log_softmax(-1))
                 numbers = {"max_difference": gap.max(), "mean_difference": gap.mean(), "mean_kl": kl.sum(-1).mean()}
                 damage[number] = {key: value.item() for key, value in numbers.items()}

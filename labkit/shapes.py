@@ -30,6 +30,7 @@ class Shape:
     heads: int
     attention: int  # heads * head_dim
     attending: int  # layers with attention
+    written_out: bool  # their attention has no fused form, such as Gemma 2's: its scores are kept
     norms: tuple[int, int]  # how many LayerNorms, and how many others (RMSNorm)
     between: int  # kept per token between Linears: SwiGLU's gate, convolutions, experts
 
@@ -63,11 +64,12 @@ def shape(source: str | Path | PretrainedConfig) -> Shape:
         parameters=models.weights(model)["parameters"],
         linears=tuple(linears), head=0 if tied or head is None else head.weight.numel(),
         embedding=sum(m.weight.numel() for m in tables if m.weight is not getattr(head, "weight", None)),
-        matrices=sum(w.numel() for n, w in weights.items() if w.ndim == 2 and "embed" not in n and "lm_head" not in n),
+        matrices=sum(part.weight.numel() for part, _ in sizes.values()),
         largest=max(weight.numel() for weight in weights.values()),
         vocab=config.vocab_size, hidden=config.hidden_size, layers=config.num_hidden_layers,
         heads=heads,
         attending=len({name.rpartition(".")[0] for name, *_ in linears if "att" in name}),
+        written_out=not getattr(model, "_supports_sdpa", True),
         attention=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
         norms=(layer_norms, len(norms) - layer_norms), between=_between(config, linears, modules, weights),
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from labkit.config import DPOConfig, PretrainConfig, SFTConfig
 from labkit.errors import ConfigError
 from labkit.fields import allowed
-from labkit.ui.panel import PRESETS, Panel, describe
+from labkit.ui.panel import PRESETS, Panel, describe, parsed, shown
 
 NOTEBOOKS = {"01_pretraining": PretrainConfig, "02_supervised_fine_tuning": SFTConfig, "07_dpo": DPOConfig}
 
@@ -130,3 +130,11 @@ def test_where_no_widget_runs_the_values_stand_as_text():
     found = Panel("02_supervised_fine_tuning", SFTConfig())._repr_mimebundle_()
     bundle = found[0] if isinstance(found, tuple) else found
     assert "steps = 1700" in bundle["text/plain"] and "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_a_number_is_shown_with_every_digit_that_it_has():
+    values = {6e-5: "6e-05", 3.14159265e-4: "0.000314159265", 2.0: "2", 7: "7", "a": "a", True: True}
+    for value, text in values.items():
+        assert shown(value) == text
+    field = next(field for field in dataclasses.fields(SFTConfig) if field.name == "learning_rate")
+    assert parsed(field, shown(3.14159265e-4)) == 3.14159265e-4

@@ -113,6 +113,9 @@ class PPOConfig(TuningConfig):
         if self.batch_size % self.minibatch_size:
             what = "minibatch_size must divide batch_size"
             raise ConfigError(what, got=self.minibatch_size, remedy=f"Write minibatch_size = {self.batch_size}.")
+        if self.kl_target and not self.kl_coef:
+            what = "kl_coef must be above 0 to be adapted to kl_target: it is multiplied"
+            raise ConfigError(what, got=self.kl_coef, remedy="Write kl_coef = 0.05 to start from, or kl_target = 0.0.")
         if self.algorithm != "ppo" and self.minibatch_size % self.generations:
             what = "generations must divide minibatch_size"
             raise ConfigError(what, got=self.generations, remedy=f"Write generations = {self.minibatch_size}.")

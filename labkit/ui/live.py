@@ -125,11 +125,11 @@ class Bench(ipywidgets.VBox):
 
     def _changed(self, config: Config) -> list[tuple[str, str, str]]:
         """Lines beneath the knobs: what training with them would weigh and take. Finds the run that they have."""
-        named, began = (config.model, getattr(config, "data", "")), time.monotonic()
+        named, began, lines = (config.model, getattr(config, "data", "")), time.monotonic(), []
         if named in self._refused:
             return [("cannot start", self._refused[named], "bad")]
-        lines = self._estimate(config)
         try:
+            lines = self._estimate(config)
             run = pipeline.existing(self.stage, config)
         except LabError as error:
             if time.monotonic() - began > 2:  # a Hub id without a network: not asked again at every turn of a knob
@@ -143,10 +143,7 @@ class Bench(ipywidgets.VBox):
         return lines
 
     def _estimate(self, config: Config) -> list[tuple[str, str, str]]:
-        try:
-            lines = costs(self.stage, config)
-        except LabError as error:
-            return [("cannot start", str(error), "bad")]
+        lines = costs(self.stage, config)
         pace = pipeline.seconds_per_step(self.stage, config)
         if pace is not None:
             lines.append(("time", f"about {duration(pace * config.steps)} (paced by an earlier run)", ""))

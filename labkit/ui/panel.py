@@ -38,8 +38,11 @@ def describe(field: dataclasses.Field) -> dict:
 
 
 def shown(value) -> str | bool:
-    """A field's value as its control shows it."""
-    return value if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    """A field's value as its control shows it, every digit: it is read back from there."""
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return value if isinstance(value, bool) else str(value)
 
 
 def parsed(field: dataclasses.Field, raw):
