@@ -19,7 +19,7 @@ os.environ["LABKIT_RUNS"] = tempfile.mkdtemp()
 HERE = Path(__file__).parent
 RESULTS = HERE / "memory.json"
 LORA = {"tuning": "lora"}
-# stage, model, words in an answer (or in a prompt and an answer), knobs
+# stage, model, words in an answer (or in a prompt and an answer; PPO samples answers of so many tokens), knobs
 TRIED = [
     ("sft", "nano", 50, {"batch_size": 8}),
     ("sft", "nano", 240, {"batch_size": 32}),
@@ -46,6 +46,10 @@ TRIED = [
     ("reward", "smol", 60, {"batch_size": 4, **LORA}),
     ("sft", "smol", 40, {"batch_size": 16, **LORA, "lora_variant": "dora"}),
     ("dpo", "smol", (100, 50), {"batch_size": 2}),
+    ("ppo", "nano", (30, 32), {"batch_size": 64, "minibatch_size": 32}),
+    ("ppo", "nano", (60, 64), {"batch_size": 128, "minibatch_size": 64, "value_model": "separate"}),
+    ("ppo", "smol", (60, 24), {"batch_size": 128, "minibatch_size": 4, **LORA}),
+    ("ppo", "smol", (40, 24), {"batch_size": 8, "minibatch_size": 4}),
 ]
 UNSEEN = [  # written down after the constants of the prediction were set, and measured after that
     ("sft", "nano", 150, {"batch_size": 12}),
@@ -63,6 +67,9 @@ UNSEEN = [  # written down after the constants of the prediction were set, and m
     ("dpo", "smol", (60, 80), {"batch_size": 3}),
     ("orpo", "smol", 80, {"batch_size": 4, **LORA}),
     ("reward", "smol", (100, 100), {"batch_size": 2, **LORA, "quantization": "8bit"}),
+    ("ppo", "nano", (100, 24), {"batch_size": 48, "minibatch_size": 16, **LORA}),
+    ("ppo", "smol", (150, 40), {"batch_size": 32, "minibatch_size": 8, **LORA}),
+    ("ppo", "nano", (40, 48), {"batch_size": 64, "minibatch_size": 16, "algorithm": "rloo"}),
 ]
 
 
@@ -83,6 +90,7 @@ def main() -> None:
 def settings(number: int, stage: str, model: str, words, knobs: dict) -> dict:
     """The values of the stage's config, but for the parent."""
     data = {} if stage == "pretrain" else {"data": str(data_file(words, number)), "warmup_steps": 1}
+    data |= {"max_new_tokens": words[1]} if stage == "ppo" else {}
     return {"model": model, "steps": 4, "eval_every": 4, "seed": number, **data, **knobs}
 
 
@@ -100,7 +108,10 @@ def measure(number: int, stage: str, model: str, words, knobs: dict) -> dict:
     """The peaks of a training's process, in MB: {"before loading", "loading", "training"}."""
     from labkit import budget
 
-    parent = {"parent": parent_of(model)} if stage in budget.PAIRED else {}
+    parent = {"parent": parent_of(model)} if stage in (*budget.PAIRED, "ppo") else {}
+    if stage == "ppo":  # a process of its own for the reward model too
+        few = {"steps": 1, "eval_every": 1, "batch_size": 1, "data": str(data_file(8, 998))}
+        parent["reward"] = trained("reward", {"model": model, **few, **parent}).id
     return trained(stage, settings(number, stage, model, words, knobs) | parent).info["peaks_mb"]
 
 
@@ -174,6 +185,7 @@ def table(rows: list[dict]) -> list[str]:
             kind = f"{name} {row['lora_rank']}, {row['target_modules']}"
         kind += f", {row['quantization']}" if row.get("quantization", "none") != "none" else ""
         size = f"{row['batch_size']} x {row['seq_length']}"
+        size += f", {row['sampled_rows']} answers at once" if "sampled_rows" in row else ""
         size += f", {row['learned_tokens']}" if "learned_tokens" in row else ""
         cells = (
             row["stage"],

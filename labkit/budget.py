@@ -12,13 +12,15 @@
                   Checkpointing: one hidden state per layer, and all of one layer
     logits        a batch in fp32 four times (Trainer, ORPO, PPO; SFT on a CPU and rewards: of learned tokens alone);
                   at most a tile of it in trl's SFT and DPO
+    sampling      PPO's answers of a batch, or of a look: keys and values, which grow into new ones with every token,
+                  and what one layer makes of the prompts; learning begins when they are gone
     heap          of a CPU's process: holes that activations of changing sizes leave in it, less what gradients fill.
                   Logits leave none: blocks above 32 MB go back to the system at once
 
 Numbers of weights are exact (labkit/shapes.py), bytes of weights, gradients and moments arithmetic. Activations and
 logits are approximate; the tests compare them with what torch kept on a CPU, for four architectures. Not measured:
-PPO, GPUs. Not counted: dropout (on a CPU, attention's keeps all scores), LoRA on experts, grouped keys copied for
-padded rows, state-space scans, generation, optimizers' temporary copies, a GPU's gaps.
+GPUs. Not counted: dropout (on a CPU, attention's keeps all scores), LoRA on experts, grouped keys copied for
+padded rows, state-space scans, optimizers' temporary copies, a GPU's gaps.
 """
 
 import contextlib
@@ -48,6 +50,7 @@ CHOICES = {
 }  # fmt: skip
 PAIRED = ("reward", "dpo", "orpo")  # their rows are pairs: twice the tokens
 PADDED = {"sft": 16, "reward": 4}  # on a CPU these stages fill their rows up to a multiple of so many tokens
+LOOK = 128  # held-out prompts that PPO answers at every look
 LOGIT_BYTES = 16  # of a word at one place, with its gradients
 HOLES = 0.25  # of the activations; set on the older rows of benchmarks/MEMORY.md
 TILE = (4096, 32_768)  # tokens x words of the logits that trl 1.16 holds at a time, 8 times in fp32 without Triton
@@ -91,6 +94,7 @@ def estimate(
     seq_length: int = 512, dtype: str = "fp32", autocast: bool = True, gradient_checkpointing: bool = False,
     stage: str = "sft", precompute_ref_log_probs: bool = True, double_quant: bool = True, device: str = "cpu",
     token_rows: int = 0, separate_values: bool = True, lora_variant: str = "lora", learned_tokens: int = 0,
+    sampled_rows: int = 0,
 ) -> Budget:  # fmt: skip
     """Bytes of one training. Raises ConfigError for a value that is not allowed.
 
@@ -102,7 +106,7 @@ def estimate(
     beside an adapter; the embeddings then have a copy and a gradient as a whole. learned_tokens: of a row, those that
     the loss looks at, where SFT on a CPU scores no others; 0: all. Of a reward model's pairs, those of the chosen
     answer where they are predicted too (sft_coef); 0: none. lora_variant: "dora" trains a length for each output of
-    a Linear beside its adapter.
+    a Linear beside its adapter. sampled_rows: answers that PPO samples and scores at once.
     """
     _check(method=method, quantization=quantization, lora_rank=lora_rank, optimizer=optimizer, dtype=dtype)
     _check(batch_size=batch_size, seq_length=seq_length, stage=stage, device=device, lora_variant=lora_variant)
@@ -168,6 +172,11 @@ def estimate(
         parts["heap"] = max(0, int(HOLES * parts["activations"]) - parts["gradients"])
     loading = PROCESS[device] + weights + 4 * shape.largest
     at_once = sum(parts.values()) - min(parts["logits"], parts["gradients"])  # the first are gone when the others come
+    if sampled_rows:  # the cache, which grows into a new one at every token, and what one layer makes of the prompts
+        wide = max(out for *_, out in shape.linears)
+        parts["sampling"] = sampled_rows * seq_length * (2 * product * shape.cache + 4 * (3 * wide + 4 * hidden))
+        learning = sum(parts[name] for name in ("activations", "logits", "heap") if name in parts)
+        at_once += max(0, parts["sampling"] - learning)  # before anything is learned from the answers
     return Budget(parts, loading, max(loading, at_once), trains, bits)
 
 
@@ -203,6 +212,7 @@ def knobs(stage: str, config) -> dict:
     found["optimizer"] = getattr(config, "optimizer", "adamw")
     if stage == "ppo":
         found["separate_values"] = config.algorithm == "ppo" and config.value_model == "separate"
+        found["sampled_rows"] = max(config.batch_size, min(LOOK, _held_out(config.data, _stamp(config.data))))
     if stage == "pretrain":
         found["seq_length"] = config.block_size
     else:
@@ -252,6 +262,11 @@ def _row_length(stage: str, model: str, source: str, turns: int, *stamps: tuple)
     made = [{name: values[:most] for name, values in row.items()} for row in made]
     learned = [sum(label != data.IGNORED for label in row["labels"]) for row in made]
     return max(len(row["input_ids"]) for row in made), max(learned)
+
+
+@functools.cache
+def _held_out(source: str, stamp: tuple) -> int:
+    return len(preferences.pairs(source)[1])
 
 
 def fits(budget: Budget, available: int) -> str:

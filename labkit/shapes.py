@@ -29,6 +29,7 @@ class Shape:
     layers: int
     heads: int
     attention: int  # heads * head_dim
+    cache: int  # keys and values of a token, over all layers, that generation keeps
     attending: int  # layers with attention
     written_out: bool  # their attention has no fused form, such as Gemma 2's: its scores are kept
     norms: tuple[int, int]  # how many LayerNorms, and how many others (RMSNorm)
@@ -71,6 +72,7 @@ def shape(source: str | Path | PretrainedConfig) -> Shape:
         attending=len({name.rpartition(".")[0] for name, *_ in linears if "att" in name}),
         written_out=not getattr(model, "_supports_sdpa", True),
         attention=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
+        cache=_cache(config, linears, heads),
         norms=(layer_norms, len(norms) - layer_norms), between=_between(config, linears, modules, weights),
     )  # fmt: skip
 
@@ -78,6 +80,13 @@ def shape(source: str | Path | PretrainedConfig) -> Shape:
 def folder(source: str | Path) -> str | Path:
     """Where the config and the tokenizer lie of what `models.load` takes."""
     return data.BASE if str(source) == "smoke" else fetch.resolve(source)
+
+
+def _cache(config, linears: list, heads: int) -> int:
+    """Keys and values of a token over all layers; of one fused projection, as if no heads shared them."""
+    apart = [out for name, _, out in linears if name.rpartition(".")[2] in ("k_proj", "v_proj")]
+    attending = len({name.rpartition(".")[0] for name, *_ in linears if "att" in name})
+    return sum(apart) or 2 * attending * heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
 def _between(config, linears: list, modules: dict, weights: dict) -> int:

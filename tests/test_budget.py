@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     GPT2Config,
     LlamaConfig,
     MixtralConfig,
@@ -444,6 +445,33 @@ def test_other_models_are_copies_for_full_tuning_and_adapters_for_lora():
     assert parts(stage="ppo", separate_values=False, **bf16)["other models"] == reward
     apart = parts(stage="ppo", **bf16)
     assert apart["other models"] == reward + apart["weights"] + apart["adapter"]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_cache_is_what_generation_keeps(name):
+    ids = torch.randint(128, (3, 11))
+    kept = build(name)(ids, use_cache=True).past_key_values
+    tensors = [x for layer in kept.layers for x in (getattr(layer, "keys", None), getattr(layer, "values", None))]
+    assert budget.shape(TINY[name]).cache * ids.numel() == sum(x.numel() for x in tensors if x is not None)
+
+
+def test_sampling_takes_more_than_learning_where_many_answers_are_sampled_at_once():
+    shape = budget.shape(TINY["llama"])
+    knobs = {"stage": "ppo", "separate_values": False, "batch_size": 2, "seq_length": 64}
+    none, few, many = (budget.estimate(shape, **knobs, sampled_rows=rows) for rows in (0, 1, 512))
+    assert few.total == none.total < many.total and "sampling" not in none.parts
+    assert many.parts["sampling"] == 512 * few.parts["sampling"] > 512 * 64 * 2 * shape.cache
+
+
+def test_attention_without_a_fused_form_keeps_its_scores_everywhere():
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = budget.shape(Gemma2Config(**sizes, intermediate_size=176, vocab_size=128, head_dim=16))
+    assert shape.written_out and not any(budget.shape(config).written_out for config in TINY.values())
+    knobs = {"seq_length": 1024, "batch_size": 2, "device": "cuda"}
+    both = [dataclasses.replace(shape, written_out=out) for out in (True, False)]
+    written, fused = (budget.estimate(one, **knobs).parts["activations"] for one in both)
+    scores = 2 * 2 * 4 * 1024**2  # layers, rows, heads
+    assert written - fused >= scores * (4 + 2)
 
 
 def test_experts_count_as_weights_that_are_not_quantized():

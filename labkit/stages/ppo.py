@@ -25,7 +25,7 @@ import torch
 import transformers
 from datasets import concatenate_datasets
 
-from labkit import adapters, data, health, models, ppo, preferences, rewards, rollouts, runs, training
+from labkit import adapters, budget, data, health, models, ppo, preferences, rewards, rollouts, runs, training
 from labkit.config import PPOConfig
 from labkit.errors import ConfigError, Stopped, TrainingError
 from labkit.evaluate import answers
@@ -271,7 +271,7 @@ def train(
     pairs, held_out = (
         rows.add_column("asked", rows[asked]).select_columns(["asked", "messages"]) for rows in (pairs, held_out)
     )
-    unseen = held_out[: 16 if few else 128]
+    unseen = held_out[: 16 if few else budget.LOOK]
     questions = data.questions(config.model)[:: 16 if few else 8] if config.data == "lab" else []
     began, first = time.monotonic(), None  # of this process, which may go on with a stopped run
 
