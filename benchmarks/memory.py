@@ -48,7 +48,7 @@ TRIED = [
     ("dpo", "smol", (100, 50), {"batch_size": 2}),
     ("ppo", "nano", (30, 32), {"batch_size": 64, "minibatch_size": 32}),
     ("ppo", "nano", (60, 64), {"batch_size": 128, "minibatch_size": 64, "value_model": "separate"}),
-    ("ppo", "smol", (60, 24), {"batch_size": 128, "minibatch_size": 4, **LORA}),
+    ("ppo", "smol", (60, 24), {"batch_size": 32, "minibatch_size": 8, **LORA}),
     ("ppo", "smol", (40, 24), {"batch_size": 8, "minibatch_size": 4}),
 ]
 UNSEEN = [  # written down after the constants of the prediction were set, and measured after that
@@ -68,7 +68,7 @@ UNSEEN = [  # written down after the constants of the prediction were set, and m
     ("orpo", "smol", 80, {"batch_size": 4, **LORA}),
     ("reward", "smol", (100, 100), {"batch_size": 2, **LORA, "quantization": "8bit"}),
     ("ppo", "nano", (100, 24), {"batch_size": 48, "minibatch_size": 16, **LORA}),
-    ("ppo", "smol", (150, 40), {"batch_size": 32, "minibatch_size": 8, **LORA}),
+    ("ppo", "smol", (150, 40), {"batch_size": 16, "minibatch_size": 4, **LORA}),
     ("ppo", "nano", (40, 48), {"batch_size": 64, "minibatch_size": 16, "algorithm": "rloo"}),
 ]
 
@@ -154,17 +154,17 @@ def write(rows: list[dict]) -> None:
     ]
     unseen, known = ([row for row in rows if row["unseen"] is side] for side in (True, False))
     lines += ["", "## Configurations that nothing was set on", ""]
-    lines += [
-        "Chosen after the constants. Two parts of the formula changed once more, for the last two rows of the other"
-    ]
-    lines += ["table, when all of these but the rows of DoRA and that of DPO on all weights of smol had been measured."]
+    lines += ["Chosen after the constants. Two parts of the formula changed once more, for the last two rows before"]
+    lines += ["PPO's of the other table, when all of these but the rows of PPO, of DoRA and that of DPO on all weights"]
+    lines += ["of smol had been measured."]
     lines += ["", *table(unseen)]
     lines += ["", "## Configurations that it was made with", ""]
     lines += [
         "The size of the process, the copies of the logits and the holes of the heap were set after looks at these."
     ]
     lines += ["What DoRA keeps was missing (-23%) until the last but one was measured, and that logits are gone when"]
-    lines += ["gradients come (+16%) until the last was."]
+    lines += ["gradients come (+16%) until the last but PPO's was. On PPO's nothing was set: they were measured once,"]
+    lines += ["after what sampling takes had been written down."]
     (HERE / "MEMORY.md").write_text("\n".join([*lines, "", *table(known)]) + "\n", encoding="utf-8")
 
 
