@@ -11,7 +11,7 @@
                   everywhere models without a fused form of attention (Gemma 2, gpt-oss).
                   Checkpointing: one hidden state per layer, and all of one layer
     logits        a batch in fp32 four times (Trainer, ORPO, PPO; SFT on a CPU and rewards: of learned tokens alone);
-                  at most a tile of it in trl's SFT and DPO
+                  at most a tile of it in trl's SFT, DPO, RLOO and GRPO
     sampling      PPO's answers of a batch, or of a look: keys and values, which grow into new ones with every token,
                   and what one layer makes of the prompts; learning begins when they are gone
     heap          of a CPU's process: holes that activations of changing sizes leave in it, less what gradients fill.
@@ -46,7 +46,7 @@ CHOICES = {
     "method": ("full", "lora"), "quantization": ("none", "8bit", "4bit"), "dtype": tuple(BYTES),
     "lora_variant": ("lora", "rslora", "dora"),
     "optimizer": ("adamw", "paged_adamw_8bit", "muon"), "device": ("cpu", "cuda", "mps", "xpu"),
-    "stage": ("pretrain", "sft", "reward", "dpo", "orpo", "ppo"),
+    "stage": ("pretrain", "sft", "reward", "dpo", "orpo", "ppo"), "algorithm": ("ppo", "rloo", "grpo"),
 }  # fmt: skip
 PAIRED = ("reward", "dpo", "orpo")  # their rows are pairs: twice the tokens
 PADDED = {"sft": 16, "reward": 4}  # on a CPU these stages fill their rows up to a multiple of so many tokens
@@ -94,7 +94,7 @@ def estimate(
     seq_length: int = 512, dtype: str = "fp32", autocast: bool = True, gradient_checkpointing: bool = False,
     stage: str = "sft", precompute_ref_log_probs: bool = True, double_quant: bool = True, device: str = "cpu",
     token_rows: int = 0, separate_values: bool = True, lora_variant: str = "lora", learned_tokens: int = 0,
-    sampled_rows: int = 0,
+    sampled_rows: int = 0, algorithm: str = "ppo",
 ) -> Budget:  # fmt: skip
     """Bytes of one training. Raises ConfigError for a value that is not allowed.
 
@@ -107,9 +107,11 @@ def estimate(
     the loss looks at, where SFT on a CPU scores no others; 0: all. Of a reward model's pairs, those of the chosen
     answer where they are predicted too (sft_coef); 0: none. lora_variant: "dora" trains a length for each output of
     a Linear beside its adapter. sampled_rows: answers that PPO samples and scores at once.
+    algorithm: of the stage ppo; rloo and grpo are trl's, which hold a tile of the logits.
     """
     _check(method=method, quantization=quantization, lora_rank=lora_rank, optimizer=optimizer, dtype=dtype)
     _check(batch_size=batch_size, seq_length=seq_length, stage=stage, device=device, lora_variant=lora_variant)
+    _check(algorithm=algorithm)
     lora, quantized, full = method == "lora", quantization != "none", BYTES[dtype]
     if quantized and not lora:
         remedy = 'Write method = "lora": quantized weights do not train, an adapter on them does.'
@@ -152,7 +154,8 @@ def estimate(
     few = min(learned_tokens, seq_length) if stage == "reward" or (stage == "sft" and device == "cpu") else 0
     scored = batch_size * few if few or stage == "reward" else tokens
     logits = LOGIT_BYTES * scored * shape.vocab
-    if stage == "dpo" or (stage == "sft" and device != "cpu"):  # a tile, gradients of hidden states and of the head
+    if stage == "dpo" or algorithm != "ppo" or (stage == "sft" and device != "cpu"):
+        # a tile, gradients of hidden states and of the head
         tile = min(tokens, TILE[0]) * min(shape.vocab, TILE[1]) * (product + 4 * 8 * (device != "cuda"))
         logits = tile + 4 * tokens * hidden + (0 if lora else 4 * head)
     logits += 4 * full * head if token_rows and lora else 0  # changed and its gradient, for both of the head's uses
@@ -211,6 +214,7 @@ def knobs(stage: str, config) -> dict:
     }
     found["optimizer"] = getattr(config, "optimizer", "adamw")
     if stage == "ppo":
+        found["algorithm"] = config.algorithm
         found["separate_values"] = config.algorithm == "ppo" and config.value_model == "separate"
         found["sampled_rows"] = max(config.batch_size, min(LOOK, _held_out(config.data, _stamp(config.data))))
     if stage == "pretrain":
