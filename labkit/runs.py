@@ -170,8 +170,10 @@ class Run:
             files = (file for file in (self.path / "metrics.jsonl", self.path / "run.json") if file.exists())
             return time.time() - max(file.stat().st_mtime for file in files) < 3600
         try:
-            process = psutil.Process(self.info["pid"])
-            return process.create_time() == self.info.get("process_began", process.create_time())  # not a later one
+            began = psutil.Process(self.info["pid"]).create_time()
+            return (
+                abs(began - self.info.get("process_began", began)) < 10
+            )  # seconds: a clock may be set; not a later one
         except (psutil.Error, KeyError, TypeError, ValueError):
             return False
 
