@@ -63,7 +63,7 @@ class Budget:
 
     parts: dict[str, int]  # they do not all peak at once, so that their sum is rather too much
     loading: int  # peak while the model is read: process, weights, and the largest tensor once more in fp32
-    total: int  # that must be free: the parts, of logits and gradients the larger one; or the loading, if more
+    total: int  # that must be free: what of the parts is there at once, or the loading, if more
     trainable: int  # weights that train
     bits_per_weight: float  # of a Linear inside the layers; the whole model has 8 * parts["weights"] / parameters
 
@@ -174,7 +174,9 @@ def estimate(
     if device == "cpu":
         parts["heap"] = max(0, int(HOLES * parts["activations"]) - parts["gradients"])
     loading = PROCESS[device] + weights + 4 * shape.largest
-    at_once = sum(parts.values()) - min(parts["logits"], parts["gradients"])  # the first are gone when the others come
+    at_once = sum(parts.values())
+    if stage != "ppo" or algorithm != "ppo":  # logits are gone when gradients come; PPO keeps those until the next
+        at_once -= min(parts["logits"], parts["gradients"])
     if sampled_rows:  # the cache, which grows into a new one at every token, and what one layer makes of the prompts
         wide = max(out for *_, out in shape.linears)
         parts["sampling"] = sampled_rows * seq_length * (2 * product * shape.cache + 4 * (3 * wide + 4 * hidden))

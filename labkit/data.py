@@ -211,11 +211,15 @@ def asked(tokenizer, said: list[dict]) -> str:
     """The text that a model is given to answer these messages. Raises ModelError: see `templated`.
 
     The part that a row begins with: where a template opens an answer otherwise than rows go on, as some of models that
-    think do, a model is to be asked as it was trained.
+    think do, a model is to be asked as it was trained. What was said is always in it.
     """
-    text = templated(tokenizer, said, tokenize=False, add_generation_prompt=True)
-    row = templated(tokenizer, [*said, {"role": "assistant", "content": "!"}], tokenize=False)
-    return text[: common_prefix(text, row)]
+    row, opened = [*said, {"role": "assistant", "content": "!"}], {"add_generation_prompt": True}
+    text, plain = (templated(tokenizer, said, tokenize=False, **more) for more in (opened, {}))
+    if templated(tokenizer, row, tokenize=False).startswith(text):
+        return text
+    ids = templated(tokenizer, row)
+    shared = tokenizer.decode(ids[: common_prefix(templated(tokenizer, said, **opened), ids)])
+    return shared if text.startswith(shared) and len(shared) >= len(plain) else text
 
 
 def spoken(text: str) -> str:

@@ -99,7 +99,12 @@ def _hold(history: list[dict]) -> str:
 
 def _scale(history: list[dict]) -> float:
     """How much longer answers are than those of sixteen tokens that the thresholds are made for, 1 at least."""
-    return max([1.0, *(length / 16 for length in _values(history, "answer_length")[:1])])
+    return max([1.0, *(length / 16 for length in _lengths(history)[:1])])
+
+
+def _lengths(history: list[dict]) -> list[float]:
+    """Tokens of the policy's answers, without ORPO's first: it may start from a base that never stops by itself."""
+    return _values(history, "answer_length")[bool(_values(history, "log_odds")) :]
 
 
 def _preference(history: list[dict], step: int) -> list[Alarm]:
@@ -135,9 +140,7 @@ def _policy(history: list[dict], step: int) -> list[Alarm]:
         first, last = _ends(entropy)
         meaning = f"Entropy fell from {first:.3f} to {last:.3f} nats per token: the policy writes one thing only."
         found.append(Alarm("entropy_collapse", step, meaning, f"Lower learning_rate, {hold} or take fewer steps."))
-    lengths = _values(history, "answer_length")
-    if len(lengths) > 2 and _values(history, "log_odds"):  # ORPO starts from a base that may never stop by itself
-        lengths = lengths[1:]
+    lengths = _lengths(history)
     if len(lengths) >= 2 and _ends(lengths)[1] < 0.4 * lengths[0]:
         meaning = f"Answers shrank from {lengths[0]:.1f} to {_ends(lengths)[1]:.1f} tokens: does anything remain?"
         remedy = f"Read the answers; {hold}, or see whether the rejected answers are the longer ones throughout."

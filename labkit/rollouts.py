@@ -42,7 +42,7 @@ def sample(model, tokenizer, messages: list[list[dict]], max_new_tokens: int) ->
     attention = torch.cat([prompts["attention_mask"], mask], dim=1)
     ended = ends.any(1)
     kept = (row[: int(n)] for row, n in zip(tokens.tolist(), (mask * (1 - ends)).sum(1), strict=True))
-    texts = [text.strip() for text in tokenizer.batch_decode(list(kept), skip_special_tokens=True)]
+    texts = [data.spoken(text) for text in tokenizer.batch_decode(list(kept), skip_special_tokens=True)]
     return {"ids": ids, "attention": attention, "tokens": tokens, "mask": mask, "ended": ended}, texts
 
 

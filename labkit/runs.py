@@ -165,10 +165,10 @@ class Run:
         return "stopped" if killed else self.info["status"]
 
     def _alive(self) -> bool:
-        """Whether the process that trains it lives; on another machine, whether it has logged within the hour."""
+        """Whether the process that trains it lives; on another machine, whether it logged in the last 15 minutes."""
         if self.info.get("host", platform.node()) != platform.node():
             files = (file for file in (self.path / "metrics.jsonl", self.path / "run.json") if file.exists())
-            return time.time() - max(file.stat().st_mtime for file in files) < 3600
+            return time.time() - max(file.stat().st_mtime for file in files) < 900
         try:
             began = psutil.Process(self.info["pid"]).create_time()
             return (

@@ -216,10 +216,8 @@ def fit(trainer, run: Run, stop: threading.Event | None = None, updates: int = 1
     A keyboard interrupt counts as a stop: what was learned is kept and the run can be resumed.
     """
     folder = run.path / "resume"
-    for torn in folder.glob("checkpoint-*"):  # killed while it was written: this file comes last
-        if not (torn / "trainer_state.json").is_file() and not runs.rank():
-            shutil.rmtree(torn)
-    last = transformers.trainer_utils.get_last_checkpoint(str(folder)) if folder.exists() else None
+    whole = [one.parent for one in folder.glob("checkpoint-*/trainer_state.json")]  # written last: the others are torn
+    last = str(max(whole, key=lambda one: int(one.name.rpartition("-")[2]))) if whole else None
     if last:
         run.rewind(int(last.rsplit("-", 1)[1]) // updates)
     keep_first_batch(trainer.model, run)

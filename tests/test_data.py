@@ -423,6 +423,19 @@ def test_a_model_that_thinks_is_asked_as_it_is_trained(tokenizer, opened, asked,
     assert thinks.decode(before) == text
 
 
+def test_what_was_asked_is_never_cut_away(tokenizer):
+    """As Mistral's templates, which put the system prompt before the last turn alone."""
+    moves = copy.deepcopy(tokenizer)
+    moves.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|user|> ' }}"
+        "{% if loop.last %}{{ messages[0]['content'] + ' ' }}{% endif %}{{ m['content'] }}"
+        "{% elif m['role'] == 'assistant' %}{{ '<|assistant|> ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    )
+    said = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "a river"}]
+    assert data.asked(moves, said) == "<|user|> Be kind. a river<|assistant|>"
+
+
 def test_thinking_is_no_part_of_an_answer():
     assert data.spoken("<think>\nLet me see. 12\n</think>\n\n19") == data.spoken(" 19\n") == "19"
     assert data.spoken("<think> never ends") == "<think> never ends"

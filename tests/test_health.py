@@ -79,7 +79,11 @@ def test_three_looks_show_overfitting():
 def test_a_base_that_never_stops_is_no_collapse_of_orpos():
     lengths = [64.0, 11.0, 12.0, 12.0]
     assert names(history(answer_length=lengths)) == {"length_collapse"}
-    assert names(history(answer_length=lengths, log_odds=[0.0, 1.0, 1.0, 1.0])) == set()
+    orpo = history(answer_length=lengths, log_odds=[0.0, 1.0, 1.0, 1.0])
+    assert health.kept(orpo) == []
+    falls = {f"log_sum_{side}": [-30.0 - n for n in range(20)] for side in ("chosen", "rejected")}
+    after = history(answer_length=[64.0] + [11.0] * 19, log_odds=[1.0] * 20, **falls)
+    assert names(after) == {"chosen_falls"}  # of answers as short as they have become
 
 
 # Real faults, each from a training of a tiny model that answers "river stone and river." when it is healthy

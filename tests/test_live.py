@@ -113,15 +113,17 @@ def test_an_error_before_training_is_shown(store):
     until(lambda: "data file not found" in bench.panel.state["error"])
 
 
-def test_a_slow_refusal_is_not_asked_for_again_at_every_turn_of_a_knob(store, monkeypatch):
+@pytest.mark.parametrize("place", ["costs", "existing"])
+def test_a_slow_refusal_is_not_asked_for_again_at_every_turn_of_a_knob(store, monkeypatch, place):
     asked, clock = [], itertools.count(0, 3)
 
-    def existing(stage, config):
+    def refuse(stage, config):
         if config.data != "lab":  # the pump of an earlier test may still be looking
             asked.append(config.data)
         raise DataError("no dataset could be read", got=config.data, remedy="Connect.")
 
-    monkeypatch.setattr(live.pipeline, "existing", existing)
+    monkeypatch.setattr(live, "costs", refuse if place == "costs" else lambda stage, config: [])
+    monkeypatch.setattr(live.pipeline, "existing", refuse if place == "existing" else lambda stage, config: None)
     monkeypatch.setattr(live, "time", types.SimpleNamespace(monotonic=lambda: next(clock), sleep=time.sleep))
     bench = live.Bench("02_supervised_fine_tuning", config(data="nobody/nothing"), ["Hello"])
     bench.panel.set(steps=5)

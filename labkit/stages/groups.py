@@ -81,7 +81,7 @@ def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: 
 
     def reward(completions, completion_ids, asked, **_) -> list[float]:
         ended = [ids[-1:] != [] and ids[-1] in stops for ids in completion_ids]
-        texts = [said[0]["content"].strip() for said in completions]
+        texts = [data.spoken(said[0]["content"]) for said in completions]
         recorder.said += texts
         return learner.score(asked, texts, ended).tolist()
 

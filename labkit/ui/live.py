@@ -132,7 +132,8 @@ class Bench(ipywidgets.VBox):
             lines = self._estimate(config)
             run = pipeline.existing(self.stage, config)
         except LabError as error:
-            if time.monotonic() - began > 2:  # a Hub id without a network: not asked again at every turn of a knob
+            slow = time.monotonic() - began > 2  # a Hub id without a network: not asked again at every turn of a knob
+            if slow and not isinstance(error, ConfigError):
                 self._refused[named] = str(error)
             return [*lines, ("cannot start", str(error), "bad")]
         old = self.run.path if getattr(self, "run", None) else None
