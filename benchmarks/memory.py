@@ -157,7 +157,8 @@ def write(rows: list[dict]) -> None:
     lines += ["", "## Configurations that nothing was set on", ""]
     lines += ["Chosen after the constants. Two parts of the formula changed once more, for the last two rows before"]
     lines += ["PPO's of the other table, when all of these but the rows of PPO, of DoRA and that of DPO on all weights"]
-    lines += ["of smol had been measured."]
+    lines += ["of smol had been measured. That PPO keeps its gradients until the next come was read off its code and"]
+    lines += ["counted after PPO's rows here had been measured: it moves them by less than a point."]
     lines += ["", *table(unseen)]
     lines += ["", "## Configurations that it was made with", ""]
     lines += [

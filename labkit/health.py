@@ -120,9 +120,8 @@ def _preference(history: list[dict], step: int) -> list[Alarm]:
     if fall > 5 * by and rejected_fall > 5 * by:
         meaning = f"Chosen and rejected answers both become less likely (by {fall:.0f} and {rejected_fall:.0f} nats)."
         found.append(Alarm("chosen_falls", step, meaning, knobs))
-    elif (fall > by and rejected_fall > 10 * by) or (
-        fall >= 0 and rejected_fall > 50 * by
-    ):  # near certain: cannot rise
+    # a chosen answer that is near certain cannot rise
+    elif (fall > by and rejected_fall > 10 * by) or (fall >= 0 and rejected_fall > 50 * by):
         meaning = "The margin grows by the rejected answers alone; the chosen ones become no likelier."
         found.append(Alarm("margin_by_rejected", step, meaning, f"Lower learning_rate. {knobs}"))
     return found

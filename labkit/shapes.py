@@ -60,6 +60,10 @@ def shape(source: str | Path | PretrainedConfig) -> Shape:
     layer_norms = sum(isinstance(norm, torch.nn.LayerNorm) for norm in norms)
     tables = [m for m in modules.values() if isinstance(m, torch.nn.Embedding)]
     heads = getattr(config, "num_attention_heads", None) or 1
+    attention = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    attending = len({name.rpartition(".")[0] for name, *_ in linears if "att" in name})
+    # of one fused projection keys and values are counted as if no heads shared them
+    apart = [out for name, _, out in linears if name.rpartition(".")[2] in ("k_proj", "v_proj")]
     tied = any(getattr(head, "weight", None) is table.weight for table in tables)
     return Shape(
         parameters=models.weights(model)["parameters"],
@@ -69,10 +73,10 @@ def shape(source: str | Path | PretrainedConfig) -> Shape:
         largest=max(weight.numel() for weight in weights.values()),
         vocab=config.vocab_size, hidden=config.hidden_size, layers=config.num_hidden_layers,
         heads=heads,
-        attending=len({name.rpartition(".")[0] for name, *_ in linears if "att" in name}),
+        attending=attending,
         written_out=not getattr(model, "_supports_sdpa", True),
-        attention=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
-        cache=_cache(config, linears, heads),
+        attention=attention,
+        cache=sum(apart) or 2 * attending * attention,
         norms=(layer_norms, len(norms) - layer_norms), between=_between(config, linears, modules, weights),
     )  # fmt: skip
 
@@ -80,13 +84,6 @@ def shape(source: str | Path | PretrainedConfig) -> Shape:
 def folder(source: str | Path) -> str | Path:
     """Where the config and the tokenizer lie of what `models.load` takes."""
     return data.BASE if str(source) == "smoke" else fetch.resolve(source)
-
-
-def _cache(config, linears: list, heads: int) -> int:
-    """Keys and values of a token over all layers; of one fused projection, as if no heads shared them."""
-    apart = [out for name, _, out in linears if name.rpartition(".")[2] in ("k_proj", "v_proj")]
-    attending = len({name.rpartition(".")[0] for name, *_ in linears if "att" in name})
-    return sum(apart) or 2 * attending * heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
 def _between(config, linears: list, modules: dict, weights: dict) -> int:

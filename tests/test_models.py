@@ -17,7 +17,7 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
-)  # fmt: skip
+)
 
 from labkit import adapters, data, models, rewards, rollouts, runs, training
 from labkit.config import SFTConfig

@@ -17,7 +17,7 @@ from transformers import (
     Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-)  # fmt: skip
+)
 
 from labkit import data, models, pipeline, preferences, rewards, runs
 from labkit.config import RewardConfig
