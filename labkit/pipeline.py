@@ -201,12 +201,13 @@ def train_stage(
             remedy="Stop it or wait for its end; nothing of either is lost.",
         )
     _now.append(f"{stage} of {config.model}")
-    # Adam's moments of rows that get no gradient fade into denormal numbers, which a CPU computes many times slower.
-    torch.set_flush_denormal(True)  # holds for this thread and those that it starts: before anything is computed
     try:
         start = () if STARTS[stage] == "nothing" else source_of(config, say, stop)
         if stage == "ppo":
             config = dataclasses.replace(config, reward=reward_of(config, say, stop))
+        # Adam's moments of rows that get no gradient fade into denormal numbers, which a CPU computes many times
+        # slower. Set after a parent's training, which ends by switching it off; for this thread and what it starts.
+        torch.set_flush_denormal(True)
         run = import_module(f"labkit.stages.{stage}").train(config, *start, say=say, stop=stop, at_look=at_look)
         return _when_saved(run)
     except (Exception, KeyboardInterrupt) as error:

@@ -221,11 +221,22 @@ class Run:
         paces = [seconds / steps for seconds, steps in lines if steps > 0]
         return statistics.median(paces) if paces else math.nan
 
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after `step`, before training resumes from a checkpoint of that step."""
+    def rewind(self, step: int, look: bool = True) -> None:
+        """Forget what was logged, and sampled, after `step`, before training resumes from a checkpoint of that step.
+
+        look: whether the look at held-out data at that very step was completed; if not, it is forgotten too.
+        """
         if rank():
             return
-        write_lines(self.path / "metrics.jsonl", [row for row in self.history() if row["step"] <= step])
+        kept = [
+            row for row in self.history() if row["step"] < step or (row["step"] == step and (look or "loss" in row))
+        ]
+        write_lines(self.path / "metrics.jsonl", kept)
+        samples = self.path / "samples.jsonl"
+        if samples.exists():
+            lines = samples.read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty or torn
+            rows = [json.loads(line) for line in lines]
+            write_lines(samples, [row for row in rows if row["step"] < step or (row["step"] == step and look)])
 
     def finish(self, **metrics) -> "Run":
         """Mark as finished with its final metrics. Raises RunError for a metric that is not a finite number."""

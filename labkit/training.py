@@ -1,55 +1,23 @@
-"""What all stages share: the trainer's arguments, the recorder that writes the run, stopping and resuming."""
+"""What all stages share: the trainer's arguments, the order of rows, stopping and resuming, saving."""
 
-import itertools
-import math
+import contextlib
+import json
 import shutil
-import statistics
+import signal
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import accelerate
 import torch
 import transformers
 from datasets import Dataset, load_from_disk
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM
 
-from labkit import adapters, budget, data, health, models, runs
+from labkit import adapters, budget, data, models, order, runs
 from labkit.config import Config
 from labkit.errors import ConfigError, Stopped, TrainingError
-from labkit.evaluate import answers
 from labkit.runs import Run, write_json
-
-NAMES = {  # the trainers' names for what they log -> the lab's
-    "loss": "loss",
-    "eval_loss": "held_out_loss",
-    "learning_rate": "learning_rate",
-    "grad_norm": "grad_norm",
-    "entropy": "entropy",
-    "log_sum/chosen": "log_sum_chosen",
-    "log_sum/rejected": "log_sum_rejected",
-    "rewards/chosen": "rewards_chosen",
-    "rewards/rejected": "rewards_rejected",
-    "rewards/margins": "margin",
-    "rewards/accuracies": "pair_accuracy",
-    "logps/chosen": "log_probs_chosen",
-    "logps/rejected": "log_probs_rejected",
-    "accuracy": "pair_accuracy",
-    "margin": "margin",
-    "mean_reward": "mean_reward",
-    "eval_accuracy": "held_out_pair_accuracy",
-    "eval_margin": "held_out_margin",
-    "eval_mean_reward": "held_out_mean_reward",
-    "eval_rewards/margins": "held_out_margin",
-    "eval_rewards/accuracies": "held_out_pair_accuracy",
-    "eval_logps/chosen": "held_out_log_probs_chosen",
-    "eval_logps/rejected": "held_out_log_probs_rejected",
-    "log_odds_chosen": "log_odds",
-    "nll_loss": "chosen_loss",
-    "eval_log_odds_chosen": "held_out_log_odds",
-    "eval_nll_loss": "held_out_chosen_loss",
-}
 
 TUNING = {"lr_scheduler_type": "linear", "optim": "adamw_torch", "adam_beta2": 0.95, "weight_decay": 0.0}
 
@@ -74,12 +42,11 @@ def arguments(config: Config, run: Run) -> dict:
         "gradient_checkpointing": False,  # saves memory that a small model does not need, and costs a third of the time
         "eval_strategy": "steps",
         "eval_steps": config.eval_every,
-        "eval_on_start": True,
         "save_strategy": "steps",
         "save_steps": config.eval_every,
         "save_total_limit": 1,
-        "logging_steps": max(1, min(10, config.steps // 10)),
-        "logging_first_step": True,
+        "train_sampling_strategy": "sequential",  # put_in_order has put them in theirs
+        "logging_steps": 1,  # the recorder puts several into a line
         "logging_nan_inf_filter": False,  # it would log an earlier mean in the place of a loss that is no number
         "report_to": "none",
         "disable_tqdm": True,
@@ -95,73 +62,6 @@ def on_one_device(args: transformers.TrainingArguments) -> transformers.Training
     return args
 
 
-class Recorder(TrainerCallback):
-    """Writes what a trainer logs to the run, prints a line at every look at held-out data, and obeys `stop`."""
-
-    def __init__(
-        self,
-        run: Run,
-        say: Callable,
-        stop: threading.Event | None = None,
-        bytes_per_token: float = 0.0,
-        beta: float = 0.0,  # DPO's: its rewards are beta (log pi - log ref)
-    ):
-        self.run, self.say, self.stop, self.bytes_per_token, self.beta = run, say, stop, bytes_per_token, beta
-        self.began, self.first_step, self.loss = time.monotonic(), 0, math.nan
-        self.at_look: list[Callable] = []  # called with the model at every look at held-out data
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.began, self.first_step = time.monotonic(), state.global_step
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        numbers = {NAMES[name]: float(value) for name, value in (logs or {}).items() if name in NAMES}
-        if "held_out_loss" in numbers and self.bytes_per_token:
-            numbers["bits_per_byte"] = numbers["held_out_loss"] / math.log(2) / self.bytes_per_token
-        if self.beta and "rewards_chosen" in numbers:
-            for side in ("chosen", "rejected"):
-                numbers[f"log_ratio_{side}"] = numbers[f"rewards_{side}"] / self.beta
-        if numbers:
-            self.run.log(state.global_step, **numbers, seconds=round(self.run.elapsed(), 2))
-        self.loss = numbers.get("loss", self.loss)
-        if not math.isfinite(numbers.get("loss", 0.0)):
-            raise TrainingError(
-                f"the loss is no longer a number at step {state.global_step}",
-                got=args.learning_rate,
-                remedy="Lower learning_rate, or raise warmup_steps.",
-            )
-        if "held_out_loss" in numbers:
-            self.say(self.line(state, numbers))
-
-    def line(self, state, numbers: dict) -> str:
-        """One line of progress: step, losses, seconds spent and left."""
-        spent = time.monotonic() - self.began
-        done = state.global_step - self.first_step
-        left = spent / done * (state.max_steps - state.global_step) if done else math.nan
-        parts = [f"step {state.global_step:5}/{state.max_steps}"]
-        if math.isfinite(self.loss):
-            parts.append(f"loss {self.loss:.3f}")
-        parts.append(f"held-out loss {numbers['held_out_loss']:.3f}")
-        if "bits_per_byte" in numbers:
-            parts.append(f"{numbers['bits_per_byte']:.3f} bits per byte")
-        if "held_out_margin" in numbers:
-            parts.append(f"margin {numbers['held_out_margin']:.2f}")
-        parts.append(f"{spent:.0f} s" + (f", {left:.0f} s left" if math.isfinite(left) else ""))
-        return " | ".join(parts)
-
-    def on_evaluate(self, args, state, control, model=None, **kwargs):
-        for look in self.at_look:
-            look(model)
-
-    def on_prediction_step(self, args, state, control, **kwargs):
-        if self.stop is not None and self.stop.is_set():  # a look at held-out data takes many steps' time
-            raise Stopped
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.stop is not None and self.stop.is_set():
-            control.should_training_stop = control.should_save = True
-        return control
-
-
 def write_attention_out(model, longest: int) -> None:
     """On a CPU, train with attention in plain products where no row has more than models.SHORT tokens.
 
@@ -171,64 +71,78 @@ def write_attention_out(model, longest: int) -> None:
         model.set_attn_implementation("eager")
 
 
-def watch_answers(recorder: Recorder, tokenizer, rows, context: int, reference: Callable | None = None) -> None:
-    """At every look, log what the model writes to the first 32 of `rows`: `answer_length` (tokens) and `repetition`.
+def put_in_order(trainer, config: Config, lengths: Sequence[int]) -> list[int]:
+    """Let the trainer learn its rows in the order of `order.order`, which is returned: the places of all rows seen.
 
-    Rows whose prompt leaves no room for an answer in the model's context, in tokens, are passed by.
-
-    reference(model): the model that it started from, within a `with`. Then also `held_out_kl`, nats per sampled answer,
-    with the same random numbers at every look.
+    lengths: of each row, in any unit. Skipping what has been learned is then all that a resumed run does.
     """
-    most = 8 if recorder.run.config["model"] == "smoke" else 64  # random weights end no answer
-    asked = ((said, data.asked(tokenizer, said)) for said in rows["messages"])
-    short = (pair for pair in asked if len(tokenizer(pair[1], add_special_tokens=False)["input_ids"]) + most <= context)
-    found = list(itertools.islice(short, 32))
-    if not found:
-        return
-    some, texts = zip(*found, strict=True)
-
-    def look(model) -> None:
-        if runs.rank():  # it would write the same
-            return
-        found = [row["text"] for row in answers.generate(model, tokenizer, texts, max_new_tokens=most)]
-        lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in found]
-        repetition = statistics.mean(map(health.repeated, found))
-        numbers = {"answer_length": statistics.mean(lengths), "repetition": repetition}
-        if reference is not None:
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                said = answers.generate(model, tokenizer, texts, max_new_tokens=most, sample=True)
-                asked = (some, [row["text"] for row in said], [row["stopped"] for row in said])
-                with reference(model) as start, models.autocast():  # both rounded alike
-                    before, _ = answers.log_probs(start, tokenizer, *asked)
-            with models.autocast():
-                now, _ = answers.log_probs(model, tokenizer, *asked)
-            numbers["held_out_kl"] = float((now - before).mean())
-        recorder.run.log(recorder.run.history()[-1]["step"], **numbers)
-
-    recorder.at_look.append(look)
+    places = order.order(lengths, config.batch_size, config.steps, config.seed)
+    trainer.train_dataset = trainer.train_dataset.select(places)
+    return places
 
 
-def fit(trainer, run: Run, stop: threading.Event | None = None, updates: int = 1) -> bool:
+def look_due(step: int, every: int, steps: int) -> bool:
+    """Whether held-out data is looked at after `step` steps: at 0, at every `every`th and at the last."""
+    return step % every == 0 or step == steps
+
+
+@contextlib.contextmanager
+def interruptible(stop: threading.Event):
+    """Within it Ctrl-C, or Jupyter's interrupt, sets `stop`, so that a step is ended and kept; raised is it at the end.
+
+    A second one interrupts at once. In another thread than the main one, which gets no signals, nothing changes.
+    """
+    before, caught = signal.getsignal(signal.SIGINT), []
+
+    def set_stop(number, frame):
+        signal.signal(signal.SIGINT, before)
+        caught.append(number)
+        stop.set()
+
+    mine = threading.current_thread() is threading.main_thread() and callable(before)
+    try:
+        if mine:
+            signal.signal(signal.SIGINT, set_stop)
+        yield
+    except Stopped:
+        if not caught:
+            raise
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, before)
+    if caught:
+        stop.clear()
+        raise KeyboardInterrupt
+
+
+def fit(trainer, run: Run, recorder, keep: Callable[[], None], updates: int = 1) -> bool:
     """Train, resuming from the last checkpoint of a stopped or killed run. True if it reached the last step.
 
-    updates: the trainer's steps that make one of the run's.
-    A keyboard interrupt counts as a stop: what was learned is kept and the run can be resumed.
+    keep: called after a stop, to save the model as it is by then. updates: the trainer's steps that make one of the
+    run's. A keyboard interrupt counts as a stop: what was learned is kept and the run can be resumed.
     """
-    folder = run.path / "resume"
+    folder, step, looked = run.path / "resume", 0, -1
     whole = [one.parent for one in folder.glob("checkpoint-*/trainer_state.json")]  # written last: the others are torn
-    last = str(max(whole, key=lambda one: int(one.name.rpartition("-")[2]))) if whole else None
+    last = max(whole, key=lambda one: int(one.name.rpartition("-")[2])) if whole else None
     if last:
-        run.rewind(int(last.rsplit("-", 1)[1]) // updates)
+        state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
+        step, looked = state["global_step"], state["stateful_callbacks"]["Recorder"]["attributes"]["looked"]
+    again = looked < step and look_due(step, trainer.args.eval_steps, trainer.args.max_steps)  # cut short, or the first
+    run.rewind(step // updates if last else -1, look=not again)
+    trainer.args.eval_on_start = again and trainer.eval_dataset is not None
+    trainer.recorder = recorder
     keep_first_batch(trainer.model, run)
     try:
-        trainer.train(resume_from_checkpoint=last)
-        run.info["peaks_mb"] = run.info.get("peaks_mb", {}) | {"training": models.peak_mb()}
-        looked = any("held_out_loss" in row for row in run.history() if row["step"] == trainer.state.global_step)
-        if trainer.eval_dataset is not None and not looked:
-            trainer.evaluate()  # resumed after a stop that cut the last look short
+        with interruptible(recorder.stop):
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+            run.info["peaks_mb"] = run.info.get("peaks_mb", {}) | {"training": models.peak_mb()}
+            if recorder.interrupted is not None:
+                raise recorder.interrupted
+            if trainer.state.global_step < trainer.args.max_steps:
+                raise Stopped
     except (KeyboardInterrupt, Stopped) as stopped:
-        trainer._save_checkpoint(trainer.model, trial=None)  # the trainer has no public way to save now
+        if recorder.whole and trainer.state.global_step:
+            keep()
         run.stop()
         if isinstance(stopped, KeyboardInterrupt):
             raise
@@ -236,9 +150,6 @@ def fit(trainer, run: Run, stop: threading.Event | None = None, updates: int = 1
     except Exception as error:
         run.fail(error)
         raise
-    if stop is not None and stop.is_set() and trainer.state.global_step < trainer.args.max_steps:
-        run.stop()
-        return False
     return True
 
 
@@ -314,7 +225,12 @@ def shared(rows: Dataset, folder: Path) -> Dataset:
 
 
 def keep_first_batch(model, run: Run) -> None:
-    """Write the first batch, exactly as the model gets it, to first_batch.json: input_ids, labels, attention_mask."""
+    """Write the first batch, exactly as the model gets it, to first_batch.json: input_ids, labels, attention_mask.
+
+    A resumed run keeps the one that it has.
+    """
+    if (run.path / "first_batch.json").exists():
+        return
 
     def keep(module, args, kwargs):
         if module.training and not runs.rank():
@@ -325,33 +241,36 @@ def keep_first_batch(model, run: Run) -> None:
     hook = model.register_forward_pre_hook(keep, with_kwargs=True)
 
 
-def finish(run: Run, config: Config, model, tokenizer, source: str | Path, **metrics) -> Run:
-    """Save what was tuned; mark the run as finished, with its last look at held-out data and these metrics.
+def finish(run: Run, model, keep: Callable[[], None], **metrics) -> Run:
+    """Save the model and mark the run as finished, with its last look and these metrics; drop what resuming needed.
 
     Raises TrainingError, and saves nothing, where the last loss on held-out data is no number.
     """
     if runs.rank():  # process 0 saves
         return run
-    looks = [row for row in run.history() if "held_out_loss" in row]
-    if looks[-1]["held_out_loss"] is None:
-        what = f"the held-out loss is no number at step {looks[-1]['step']}"
+    last = [row for row in run.history() if "held_out_loss" in row][-1]
+    if last["held_out_loss"] is None:
+        what = f"the held-out loss is no number at step {last['step']}"
         error = TrainingError(what, got="nan", remedy="Lower learning_rate, or raise warmup_steps.")
         run.fail(error)
         raise error
-    save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
-    last = {name: value for name, value in looks[-1].items() if name.startswith("held_out")}
-    return run.finish(**last, **metrics, **models.weights(model))
+    keep()
+    looked = {name: value for name, value in last.items() if name.startswith(("held_out", "bits"))}
+    run.finish(**looked, **metrics, **models.weights(model))
+    shutil.rmtree(run.path / "resume", ignore_errors=True)
+    return run
 
 
-def save(run: Run, model, tokenizer, source: str | Path = "", dtype=None) -> None:
+def save(run: Run, config: Config, model, tokenizer, source: str | Path = "") -> None:
     """Write the model, or its adapter alone, and the tokenizer to the run's checkpoint folder (safetensors).
 
-    source: what the model was loaded from, for an adapter to find its base. What resuming needed is dropped.
+    source: what the model was loaded from, for an adapter to find its base.
     """
+    if runs.rank():  # process 0 saves
+        return
     if adapters.is_peft(model):
         adapters.save(model, run.checkpoint, str(source), run.config["quantization"])
     else:
-        model = model.to(dtype) if dtype is not None else model
+        model = model.to(torch.bfloat16) if config.model in ("nano", "smoke") else model
         model.save_pretrained(run.checkpoint)
     tokenizer.save_pretrained(run.checkpoint)
-    shutil.rmtree(run.path / "resume", ignore_errors=True)

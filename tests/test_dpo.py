@@ -51,7 +51,7 @@ def test_each_loss_is_its_paper_s(name, beta):
     draw = torch.Generator().manual_seed(0)
     c, r = (2 * torch.randn(16, generator=draw) - shift for shift in (1, 3))
     e = 0.1 if name in SMOOTHED else 0.0
-    found = dpo.loss_of(c, r, name, beta, e)
+    found = dpo.loss_of(dpo.LogProbs(c, r), name, beta, e)
     torch.testing.assert_close(found, by_hand(name, c, r, beta, e))
 
 
@@ -64,7 +64,7 @@ def test_what_trl_is_told():
 def test_label_smoothing_acts_on_four_losses_and_is_refused_elsewhere():
     c, r = torch.tensor([1.0, -2.0]), torch.tensor([-1.0, 0.5])
     for name in LOSSES:
-        plain, smooth = (dpo.loss_of(c, r, name, 0.5, e) for e in (0.05, 0.3))
+        plain, smooth = (dpo.loss_of(dpo.LogProbs(c, r), name, 0.5, e) for e in (0.05, 0.3))
         assert torch.equal(plain, smooth) is (name not in SMOOTHED)
         if name not in SMOOTHED:
             with pytest.raises(ConfigError, match="label_smoothing"):
@@ -94,7 +94,7 @@ def bandit(reference, chosen, rejected, beta, name):
     def closure():
         optimizer.zero_grad()
         ratio = logits.log_softmax(-1) - reference.log()
-        loss = dpo.loss_of(ratio[chosen], ratio[rejected], name, beta)
+        loss = dpo.loss_of(dpo.LogProbs(ratio[chosen], ratio[rejected]), name, beta)
         loss.backward()
         return loss
 

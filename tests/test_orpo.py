@@ -121,7 +121,7 @@ def test_a_certain_answer_keeps_the_loss_finite(folder, store, monkeypatch):
 
     monkeypatch.setattr(orpo.Trainer, "concatenated_inputs", staticmethod(remember))
     monkeypatch.setattr(orpo.training, "load", sure)
-    monkeypatch.setattr(orpo.training, "watch_answers", quiet)
+    monkeypatch.setattr(orpo, "watch_answers", quiet)
     run = orpo.train(config(folder, steps=2, eval_every=2), folder / "model", "sure", say=quiet)
     assert all(row["loss"] is not None and row["grad_norm"] is not None for row in run.history() if "loss" in row)
 

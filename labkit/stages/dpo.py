@@ -27,59 +27,158 @@ a look at held-out data KL needs it again: the model without its adapter, or, wh
 """
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from typing import NamedTuple
 from unittest import mock
 
 import torch
 import transformers
 import trl
 from datasets import concatenate_datasets
+from torch.nn.functional import logsigmoid
 
-from labkit import adapters, models, preferences, runs, training
+from labkit import adapters, data, looks, models, preferences, runs, training
 from labkit.config import DPOConfig
 from labkit.errors import Stopped
+from labkit.recorder import Recorder, watch_answers
 
 MIXED = {  # the lab's name -> trl's losses and their weights
     "sigmoid_sft": (["sigmoid", "sft"], [1.0, 1.0]),
     "mpo": (["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0]),
 }
+EXO_SMOOTHING = 0.001  # the paper's; 0 is undefined
 
 
 def loss_arguments(loss_type: str, beta: float, label_smoothing: float = 0.0) -> dict:
     """The arguments of trl's DPOConfig for one of the lab's losses."""
     names, weights = MIXED.get(loss_type, ([loss_type], [1.0]))
-    label_smoothing = label_smoothing or (0.001 if loss_type == "exo_pair" else 0.0)  # the paper's; 0 is undefined
+    label_smoothing = label_smoothing or (EXO_SMOOTHING if loss_type == "exo_pair" else 0.0)
     return {"loss_type": names, "loss_weights": weights, "beta": beta, "label_smoothing": label_smoothing}
 
 
-def loss_of(
-    chosen: torch.Tensor, rejected: torch.Tensor, loss_type: str, beta: float, label_smoothing: float = 0.0
-) -> torch.Tensor:
-    """The mean loss that trl's trainer gives to log-ratios log pi - log ref of answers, each of shape (pairs,).
+class LogProbs(NamedTuple):
+    """Log-probabilities of the answers of pairs, in nats, each summed over its answer: of shape (pairs,) all.
 
-    Its own code runs, on answers of a single token whose reference has log-probability 0.
+    With the reference left out, chosen and rejected are log-ratios log pi - log ref, of answers of one token.
     """
-    said = loss_arguments(loss_type, beta, label_smoothing)
-    ratios, number = torch.cat([chosen, rejected])[:, None], len(chosen)
-    nothing = torch.zeros_like(ratios)
-    model = lambda **inputs: SimpleNamespace(  # noqa: E731
-        log_probs=ratios, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool()
+
+    chosen: torch.Tensor
+    rejected: torch.Tensor
+    ref_chosen: torch.Tensor | float = 0.0
+    ref_rejected: torch.Tensor | float = 0.0
+    chosen_tokens: torch.Tensor | float = 1.0
+    rejected_tokens: torch.Tensor | float = 1.0
+
+    @property
+    def c(self) -> torch.Tensor:
+        return self.chosen - self.ref_chosen
+
+    @property
+    def r(self) -> torch.Tensor:
+        return self.rejected - self.ref_rejected
+
+    def margin(self, beta: float) -> torch.Tensor:
+        return beta * (self.c - self.r)
+
+    def margin_of_a_token(self) -> torch.Tensor:
+        return self.c / self.chosen_tokens - self.r / self.rejected_tokens
+
+
+# Each loss, (pairs,), of a LogProbs p, beta b and label smoothing e; the papers are named at the head of this module.
+
+
+def sigmoid(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return -logsigmoid(p.margin(b))
+
+
+def sigmoid_norm(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return -logsigmoid(b * p.margin_of_a_token())
+
+
+def ipo(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return (p.margin_of_a_token() - 1 / (2 * b)).square()
+
+
+def hinge(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return (1 - p.margin(b)).relu()
+
+
+def robust(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return (-(1 - e) * logsigmoid(p.margin(b)) + e * logsigmoid(-p.margin(b))) / (1 - 2 * e)
+
+
+def exo_pair(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    m, e = p.margin(b), e or EXO_SMOOTHING
+    return m.sigmoid() * (logsigmoid(m) - math.log1p(-e)) + (-m).sigmoid() * (logsigmoid(-m) - math.log(e))
+
+
+def nca_pair(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return -logsigmoid(b * p.c) - 0.5 * logsigmoid(-b * p.c) - 0.5 * logsigmoid(-b * p.r)
+
+
+def bco_pair(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return -logsigmoid(b * p.c) - logsigmoid(-b * p.r)
+
+
+def sppo_hard(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return (p.c - 0.5 / b).square() + (p.r + 0.5 / b).square()
+
+
+def smoothed(d: torch.Tensor, e: float) -> torch.Tensor:
+    return -(1 - e) * logsigmoid(d) - e * logsigmoid(-d)
+
+
+def aot(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    sides, ref_sides = p.chosen - p.rejected, p.c * 0 + p.ref_chosen - p.ref_rejected
+    return smoothed(b * (sides.sort().values - ref_sides.sort().values), e)
+
+
+def aot_unpaired(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return smoothed(b * (p.c.sort().values - p.r.sort().values), e)
+
+
+def apo_zero(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return 1 - (b * p.c).sigmoid() + (b * p.r).sigmoid()
+
+
+def apo_down(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return (b * p.c).sigmoid() + 1 - p.margin(b).sigmoid()
+
+
+def discopop(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    m = p.margin(b)
+    g = (m / 0.05).sigmoid()
+    return (1 - g) * -logsigmoid(m) + g * (-m).exp()
+
+
+def sft(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return (-p.chosen.sum() / (p.chosen * 0 + p.chosen_tokens).sum()).expand(len(p.chosen))  # the mean of all tokens
+
+
+def sigmoid_sft(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return sigmoid(p, b, e) + sft(p, b, e)
+
+
+def mpo(p: LogProbs, b: float, e: float) -> torch.Tensor:
+    return 0.8 * sigmoid(p, b, e) + 0.2 * bco_pair(p, b, e) + sft(p, b, e)
+
+
+LOSSES = {
+    loss.__name__: loss
+    for loss in (
+        sigmoid, sigmoid_sft, sigmoid_norm, ipo, hinge, robust, exo_pair, nca_pair, bco_pair, sppo_hard, aot,
+        aot_unpaired, apo_zero, apo_down, discopop, mpo, sft,
     )
-    ids = torch.zeros(2 * number, 2, dtype=torch.long)
-    inputs = {"input_ids": ids, "attention_mask": ids + 1, "completion_mask": torch.tensor([0, 1]).expand_as(ids)}
-    inputs |= {"ref_chosen_logps": torch.zeros(number), "ref_rejected_logps": torch.zeros(number)}
-    stand_in = mock.MagicMock(
-        model=SimpleNamespace(training=True), aux_loss_enabled=False, ld_alpha=None, precompute_ref_logps=True,
-        f_divergence_type="reverse_kl", use_weighting=False, loss_types=said["loss_type"], **said,
-        args=SimpleNamespace(discopop_tau=trl.DPOConfig.discopop_tau), _total_train_tokens=0, _tp_size=1,
-    )  # fmt: skip
-    stand_in.accelerator.device = ratios.device
-    stand_in.accelerator.gather.side_effect = stand_in.accelerator.gather_for_metrics.side_effect = lambda found: found
-    return trl.DPOTrainer._compute_loss(stand_in, model, inputs, return_outputs=False)
+}  # fmt: skip
+
+
+def loss_of(p: LogProbs, loss_type: str, beta: float, label_smoothing: float = 0.0) -> torch.Tensor:
+    """The mean loss of pairs, shape (): what trl's trainer, which trains with its own code, computes too."""
+    return LOSSES[loss_type](p, beta, label_smoothing).mean()
 
 
 def train(
@@ -117,8 +216,8 @@ def train(
             return without_adapter(tuned)
         return contextlib.nullcontext(models.load(source, seed=config.seed)[0].to(tuned.device))
 
-    recorder = training.Recorder(run, say, stop, beta=config.beta)
-    training.watch_answers(recorder, tokenizer, held_out, models.context(model), reference)
+    recorder = Recorder(run, say, stop, beta=config.beta)
+    watch_answers(recorder, tokenizer, held_out, models.context(model), reference)
     if at_look is not None:
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     args = trl.DPOConfig(
@@ -126,14 +225,12 @@ def train(
         **training.TUNING,
         **loss_arguments(config.loss_type, config.beta, config.label_smoothing),
         max_length=max_length,
-        train_sampling_strategy="group_by_length",  # rows of like length together: less padding
-        length_column_name="length",
         remove_unused_columns=False,
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=config.batch_size,  # more rows at once are more padding
     )
 
-    class Trainer(trl.DPOTrainer):
+    class Trainer(looks.Looks, trl.DPOTrainer):
         """trl's trainer on pairs that are tokens already; it can be stopped while it asks the reference."""
 
         reference_seconds = 0.0  # for the pairs that are trained on, once for all
@@ -152,6 +249,22 @@ def train(
                 raise Stopped
             return super().compute_ref_log_probs(*batch)
 
+        def columns(self, batch):
+            labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, data.IGNORED)
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            references = {f"ref_{side}": batch[f"ref_{side}_logps"] for side in ("chosen", "rejected")}
+            return looks.pairs(self.model, labels, **inputs) | references
+
+        def summary(self, **columns):
+            p = LogProbs(**columns)
+            return {
+                "loss": loss_of(p, config.loss_type, config.beta, config.label_smoothing),
+                "rewards/margins": p.margin(config.beta).mean(),
+                "rewards/accuracies": (p.c > p.r).double().mean(),
+                "logps/chosen": p.chosen.mean(),
+                "logps/rejected": p.rejected.mean(),
+            }
+
     rows = {"train": preferences.tokens(pairs, tokenizer), "held_out": preferences.tokens(held_out, tokenizer)}
     if runs.processes() > 1:
         rows = {name: training.shared(part, run.path / "resume" / name) for name, part in rows.items()}
@@ -162,10 +275,14 @@ def train(
             train_dataset=rows["train"], eval_dataset=rows["held_out"],
         )  # fmt: skip
         trainer.remove_callback(transformers.PrinterCallback)
-        reached = training.fit(trainer, run, stop)
-    if reached:
-        seen = {"pairs_seen": needed, "reference_seconds": trainer.reference_seconds}
-        training.finish(run, config, model, tokenizer, source, **seen)
+        places = training.put_in_order(trainer, config, rows["train"]["length"])
+
+        def keep() -> None:
+            training.save(run, config, model, tokenizer, source)
+
+        if training.fit(trainer, run, recorder, keep):
+            seen = {"pairs_seen": len(places), "reference_seconds": trainer.reference_seconds}
+            training.finish(run, model, keep, **seen)
     return run
 
 

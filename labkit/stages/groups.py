@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable
 from unittest import mock
 
+import torch
 import transformers
 import trl
 from datasets import Dataset
+from transformers.trainer_callback import ExportableState
 
 from labkit import data, health, models, runs, training
-from labkit.errors import TrainingError
+from labkit.errors import Stopped, TrainingError
 
 NAMES = {  # trl's names for what it logs -> the lab's
     "loss": "loss",
@@ -32,16 +34,33 @@ NAMES = {  # trl's names for what it logs -> the lab's
 }
 
 
-class Recorder(transformers.TrainerCallback):
+class Recorder(transformers.TrainerCallback, ExportableState):
     """Writes what trl logs to the run, by the lab's steps (a batch of answers), looks at held-out data; obeys stop."""
 
-    def __init__(self, run: runs.Run, updates: int, every: int, at_hand: Callable, stop: threading.Event | None):
+    def __init__(self, run: runs.Run, updates: int, every: int, at_hand: Callable, stop: threading.Event):
         self.run, self.updates, self.every, self.at_hand, self.stop = run, updates, every, at_hand, stop
         self.said: list[str] = []  # since the last line of the log
+        self.looked, self.whole, self.interrupted = -1, True, None  # as in recorder.Recorder
+
+    def state(self) -> dict:
+        return {"args": {}, "attributes": {"looked": self.looked}}
+
+    def look(self, state) -> None:
+        step, rest = divmod(state.global_step, self.updates)
+        if (
+            rest
+            or self.looked >= state.global_step
+            or not training.look_due(step, self.every, self.run.config["steps"])
+        ):
+            return
+        with torch.random.fork_rng():
+            self.at_hand(step)
+        self.looked = state.global_step
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if not self.run.history():
-            self.at_hand(0)
+        if state.global_step:
+            self.looked = state.stateful_callbacks["Recorder"]["attributes"]["looked"]
+        self.look(state)  # the first, or one that a stop cut short
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         known = {NAMES[name]: value for name, value in (logs or {}).items() if name in NAMES}
@@ -57,17 +76,32 @@ class Recorder(transformers.TrainerCallback):
             numbers["repetition"] = statistics.mean(map(health.repeated, self.said or [""]))
             self.said.clear()
             self.run.log(step, **numbers, seconds=round(self.run.elapsed(), 2))
+            try:
+                self.look(state)
+            except (Stopped, KeyboardInterrupt) as stopped:
+                self.interrupted = stopped
+                control.should_training_stop = control.should_save = True
+        return control
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.whole = False
 
     def on_step_end(self, args, state, control, **kwargs):
-        step, rest = divmod(state.global_step, self.updates)
-        if not rest and (step % self.every == 0 or state.global_step == state.max_steps):
-            self.at_hand(step)
-        if not rest and self.stop is not None and self.stop.is_set():  # amid a batch trl would lose count of it
+        rest = state.global_step % self.updates
+        self.whole = not rest
+        if not rest and self.stop.is_set():  # amid a batch trl would lose count of it
             control.should_training_stop = control.should_save = True
         return control
 
 
-def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: threading.Event | None) -> bool:
+def learn(
+    learner,
+    run: runs.Run,
+    prompts: list[dict],
+    at_hand: Callable,
+    stop: threading.Event,
+    keep: Callable[[], None],
+) -> bool:
     """Train learner.policy by trl; the other arguments, and what is returned, as in stages.ppo.learn."""
     config, policy, tokenizer = learner.config, learner.policy, learner.tokenizer
     updates = config.epochs * config.batch_size // config.minibatch_size  # of each batch of answers
@@ -92,7 +126,7 @@ def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: 
     arguments = training.arguments(config, run)
     arguments |= {name: arguments[name] * updates for name in ("max_steps", "eval_steps", "save_steps", "warmup_steps")}
     arguments |= {f"per_device_{part}_batch_size": config.minibatch_size for part in ("train", "eval")}
-    arguments |= {"eval_strategy": "no", "eval_on_start": False, "logging_steps": updates, "logging_first_step": False}
+    arguments |= {"eval_strategy": "no", "logging_steps": updates}
     options = {
         **arguments, "beta": config.kl_coef, "epsilon": config.clip, "num_generations": config.generations,
         "max_completion_length": config.max_new_tokens, "chat_template_kwargs": data.THINKING,
@@ -111,4 +145,4 @@ def learn(learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: 
             processing_class=tokenizer, callbacks=[recorder],
         )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
-    return training.fit(trainer, run, stop, updates)
+    return training.fit(trainer, run, recorder, keep, updates)

@@ -18,8 +18,9 @@ import torch
 import transformers
 from datasets import concatenate_datasets
 
-from labkit import adapters, data, models, preferences, runs, training
+from labkit import data, looks, models, preferences, runs, training
 from labkit.config import ORPOConfig
+from labkit.recorder import Recorder, watch_answers
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its names may change: requirements.lock holds the version
 from trl.experimental import orpo
@@ -27,8 +28,19 @@ from trl.experimental import orpo
 SIDES = ("chosen", "rejected")
 
 
-class Trainer(orpo.ORPOTrainer):
-    """trl's trainer, which scores the answers' tokens alone: on a CPU the other positions take long."""
+def log_odds(log_p: torch.Tensor) -> torch.Tensor:
+    """log [P / (1 - P)] of answers whose mean log-probability of a token is log_p: (rows,) -> (rows,)."""
+    log_p = log_p.clamp(max=-1e-6)  # a probability rounded to 1 has no odds
+    return log_p - (-log_p.expm1()).log()
+
+
+def odds_ratio_loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+    """-log sigmoid(log_odds): mean log-probabilities of a token, each (pairs,) -> (pairs,). Equation 7."""
+    return -torch.nn.functional.logsigmoid(log_odds(chosen) - log_odds(rejected))
+
+
+class Trainer(looks.Looks, orpo.ORPOTrainer):
+    """trl's trainer with the loss above, of the answers' tokens alone: on a CPU the other positions take long."""
 
     def tokenize_row(self, feature, model=None) -> dict:
         """A row of `preferences.tokens`, cut to the context, in trl's columns."""
@@ -40,36 +52,31 @@ class Trainer(orpo.ORPOTrainer):
             row |= {f"{side}_input_ids": ids, f"{side}_attention_mask": [1] * len(ids), f"{side}_labels": labels}
         return row
 
-    def concatenated_forward(self, model, batch: dict) -> tuple[torch.Tensor, ...]:
-        """(mean log-probs of chosen, of rejected, shape (pairs,); logits of both, (tokens, vocab); chosen's loss)."""
+    def columns(self, batch: dict, model=None) -> dict:
         both = self.concatenated_inputs(batch, padding_value=self.padding_value, device=self.accelerator.device)
-        labels = both["concatenated_labels"][:, 1:]
-        learned = labels != data.IGNORED
-        inner = self.accelerator.unwrap_model(model)
-        inner = inner.get_base_model() if adapters.is_peft(inner) else inner
-        hook = inner.get_output_embeddings().register_forward_pre_hook(
-            lambda head, args: (args[0][:, :-1][learned], *args[1:])
-        )
-        try:
-            ids, mask = both["concatenated_input_ids"], both["concatenated_attention_mask"]
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-        finally:
-            hook.remove()
-        log_probs = logits.log_softmax(-1).gather(1, labels[learned][:, None])[:, 0]
-        row = learned.nonzero()[:, 0]  # of each token
-        sums = log_probs.new_zeros(len(labels)).index_add(0, row, log_probs)
-        means = (sums / learned.sum(1)).clamp(max=-1e-6)  # a probability rounded to 1 has no odds
-        first = row < len(labels) // 2
-        self.sums = sums.detach().chunk(2)
-        chosen, rejected = means.chunk(2)
-        return chosen, rejected, logits[first], logits[~first], -log_probs[first].mean()
+        inputs = {name: both[f"concatenated_{name}"] for name in ("input_ids", "attention_mask")}
+        return looks.pairs(self.model if model is None else model, both["concatenated_labels"], **inputs)
 
-    def get_batch_loss_metrics(self, model, batch: dict, train_eval: str = "train") -> tuple[torch.Tensor, dict]:
-        """As trl's, and what the alarms read: log-probabilities of whole answers."""
-        loss, metrics = super().get_batch_loss_metrics(model, batch, train_eval)
-        if train_eval == "train":
-            metrics |= {f"log_sum/{side}": part.mean().item() for side, part in zip(SIDES, self.sums, strict=True)}
-        return loss, metrics
+    def summary(self, chosen, rejected, chosen_tokens, rejected_tokens) -> dict[str, torch.Tensor]:
+        nll = -chosen.sum() / chosen_tokens.sum()
+        good, bad = chosen / chosen_tokens, rejected / rejected_tokens
+        return {
+            "loss": nll + self.beta * odds_ratio_loss(good, bad).mean(),
+            "nll_loss": nll,
+            "log_odds_chosen": (log_odds(good) - log_odds(bad)).mean(),
+            "rewards/margins": self.beta * (good - bad).mean(),
+            "rewards/accuracies": (good > bad).float().mean(),
+            "logps/chosen": good.mean(),
+            "logps/rejected": bad.mean(),
+            "log_sum/chosen": chosen.mean(),  # of whole answers, which the alarms read
+            "log_sum/rejected": rejected.mean(),
+        }
+
+    def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
+        numbers = self.summary(**self.columns(inputs, model))
+        loss = numbers.pop("loss")
+        self.store_metrics({name: self.accelerator.reduce(n.detach(), "mean").item() for name, n in numbers.items()})
+        return (loss, {}) if return_outputs else loss
 
 
 def train(
@@ -103,8 +110,8 @@ def train(
     pairs = pairs.shuffle(seed=config.seed).select(range(min(needed, len(pairs))))
     held_out = held_out.select(range(min(32 if config.model == "smoke" else 256, len(held_out))))
 
-    recorder = training.Recorder(run, say, stop)
-    training.watch_answers(recorder, tokenizer, held_out, models.context(model))
+    recorder = Recorder(run, say, stop)
+    watch_answers(recorder, tokenizer, held_out, models.context(model))
     if at_look is not None:
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     args = orpo.ORPOConfig(
@@ -112,7 +119,6 @@ def train(
         **training.TUNING,
         beta=config.beta,
         max_length=max_length,
-        train_sampling_strategy="group_by_length",  # pairs of like length together: less padding
         remove_unused_columns=False,
     )
     trainer = Trainer(
@@ -120,9 +126,14 @@ def train(
         train_dataset=preferences.tokens(pairs, tokenizer), eval_dataset=preferences.tokens(held_out, tokenizer),
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
-    if training.fit(trainer, run, stop):
-        learned = trainer.train_dataset
-        tokens = sum(len(row[f"{side}_input_ids"]) for row in learned for side in SIDES)
-        seen = {"passes": needed / len(learned), "tokens_seen": round(needed * tokens / len(learned))}
-        training.finish(run, config, model, tokenizer, source, pairs_seen=needed, **seen)
+    learned = trainer.train_dataset
+    lengths = [len(a) + len(b) for a, b in zip(learned["chosen_input_ids"], learned["rejected_input_ids"], strict=True)]
+    places = training.put_in_order(trainer, config, lengths)
+
+    def keep() -> None:
+        training.save(run, config, model, tokenizer, source)
+
+    if training.fit(trainer, run, recorder, keep):
+        seen = {"pairs_seen": len(places), "tokens_seen": sum(lengths[place] for place in places)}
+        training.finish(run, model, keep, passes=len(places) / len(lengths), **seen)
     return run

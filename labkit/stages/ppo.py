@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import math
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -58,7 +59,7 @@ class Learner:
         self.reference = None if adapters.is_peft(policy) else copy.deepcopy(policy).requires_grad_(False)
         own = copy.deepcopy(policy) if config.value_model == "separate" else None
         self.critic = Critic(policy.config.hidden_size, own).to(policy.device)
-        self.step, self.kl_coef = 0, config.kl_coef
+        self.step, self.looked, self.kl_coef = 0, -1, config.kl_coef  # looked: the step of the last look completed
         head = list(self.critic.head.parameters())
         rest = [weight for name, weight in self.trainable().items() if not name.startswith("critic.head")]
         self.groups = [(rest, config.learning_rate), (head, config.value_learning_rate)]  # what trains, its peak rate
@@ -150,14 +151,15 @@ class Learner:
     def save(self, path: Path) -> None:
         """Everything that going on from here needs, written whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        state = {"step": self.step, "kl_coef": self.kl_coef, "optimizer": self.optimizer.state_dict()}
+        state = {"step": self.step, "looked": self.looked, "kl_coef": self.kl_coef}
+        state["optimizer"] = self.optimizer.state_dict()
         torch.save({**state, "weights": self.trainable()}, path.with_suffix(".new"))
         os.replace(path.with_suffix(".new"), path)
 
     @torch.no_grad()
     def restore(self, path: Path) -> None:
         state = torch.load(path, weights_only=True, map_location=self.policy.device)
-        self.step, self.kl_coef = state["step"], state["kl_coef"]
+        self.step, self.looked, self.kl_coef = state["step"], state["looked"], state["kl_coef"]
         self.optimizer.load_state_dict(state["optimizer"])
         for name, weight in self.trainable().items():
             weight.copy_(state["weights"][name])
@@ -176,7 +178,12 @@ def look(learner: Learner, held_out: dict[str, list], questions: list[dict]) -> 
 
 
 def learn(
-    learner: Learner, run: runs.Run, prompts: list[dict], at_hand: Callable, stop: threading.Event | None
+    learner: Learner,
+    run: runs.Run,
+    prompts: list[dict],
+    at_hand: Callable,
+    stop: threading.Event,
+    keep: Callable[[], None],
 ) -> bool:
     """The loop, from the last checkpoint of a stopped or killed run on: True if it reached the last step.
 
@@ -184,35 +191,50 @@ def learn(
     alone, so a resumed run samples what it would have sampled.
     """
     config, saved = learner.config, run.path / "resume" / "learner.pt"
-    if saved.exists():
+    if found := saved.exists():
         learner.restore(saved)
-        run.rewind(learner.step)
+
+    def due() -> bool:
+        return training.look_due(learner.step, config.eval_every, config.steps) and learner.looked < learner.step
+
+    def look_now() -> None:
+        with torch.random.fork_rng():
+            at_hand(learner.step)
+        learner.looked = learner.step
+
+    run.rewind(learner.step if found else -1, look=not due())
+    whole = True  # between two steps: no weight is half updated
     try:
-        if not run.history():
-            at_hand(0)
-        while learner.step < config.steps:
-            if stop is not None and stop.is_set():
-                raise Stopped
-            torch.manual_seed(config.seed * 1_000_003 + learner.step)
-            started = time.monotonic()
-            batch = learner.experience(prompts[learner.step])
-            sampled = time.monotonic()
-            numbers = rollouts.averages(batch) | learner.update(batch)
-            took = {"seconds_sampling": sampled - started, "seconds_learning": time.monotonic() - sampled}
-            if config.kl_target:
-                learner.kl_coef = ppo.adapted_kl_coef(
-                    learner.kl_coef, numbers["kl"], config.kl_target, config.batch_size, KL_HORIZON
-                )
-            run.log(learner.step, **numbers, **took, seconds=round(run.elapsed(), 2))
-            if not math.isfinite(numbers["loss"]):
-                what = f"the loss or its gradient is no number at step {learner.step + 1}"
-                raise TrainingError(what, got=numbers["loss"], remedy="Lower learning_rate or value_coef.")
-            if learner.step % config.eval_every == 0 or learner.step == config.steps:
-                keep_rollout(run, batch)
-                at_hand(learner.step)
-                learner.save(saved)
+        with training.interruptible(stop):
+            if due():  # a stop cut it short, or it is the first
+                look_now()
+            while learner.step < config.steps:
+                if stop.is_set():
+                    raise Stopped
+                whole = False
+                torch.manual_seed(config.seed * 1_000_003 + learner.step)
+                started = time.monotonic()
+                batch = learner.experience(prompts[learner.step])
+                sampled = time.monotonic()
+                numbers = rollouts.averages(batch) | learner.update(batch)
+                took = {"seconds_sampling": sampled - started, "seconds_learning": time.monotonic() - sampled}
+                if config.kl_target:
+                    learner.kl_coef = ppo.adapted_kl_coef(
+                        learner.kl_coef, numbers["kl"], config.kl_target, config.batch_size, KL_HORIZON
+                    )
+                run.log(learner.step, **numbers, **took, seconds=round(run.elapsed(), 2))
+                if not math.isfinite(numbers["loss"]):
+                    what = f"the loss or its gradient is no number at step {learner.step + 1}"
+                    raise TrainingError(what, got=numbers["loss"], remedy="Lower learning_rate or value_coef.")
+                whole = True
+                if due():
+                    keep_rollout(run, batch)
+                    look_now()
+                    learner.save(saved)
     except (Stopped, KeyboardInterrupt) as stopped:
-        learner.save(saved)
+        if whole and learner.step:
+            learner.save(saved)
+            keep()
         run.stop()
         if isinstance(stopped, KeyboardInterrupt):
             raise
@@ -290,14 +312,17 @@ def train(
 
     prompts = rollouts.batches(pairs, config.steps, config.batch_size, config.seed)
     way = learn if config.algorithm == "ppo" else groups.learn
-    if way(learner, run, prompts, at_hand, stop):
-        if not any("held_out_reward" in row for row in run.history() if row["step"] == config.steps):
-            at_hand(config.steps)  # a stop cut the last look short
+
+    def keep() -> None:
+        training.save(run, config, model, tokenizer, source)
+
+    if way(learner, run, prompts, at_hand, threading.Event() if stop is None else stop, keep):
         run.info["peaks_mb"] |= {"training": models.peak_mb()}
-        training.save(run, model, tokenizer, source, torch.bfloat16 if config.model in ("nano", "smoke") else None)
+        keep()
         looks = [row for row in run.history() if "held_out_reward" in row]
         numbers = {name: value for name, value in looks[-1].items() if name.startswith(("held_out", "gold"))}
         in_memory = 1 + sum(x is not None for x in (learner.reference, learner.critic.model)) + (not reward_function)
         numbers |= {"models_in_memory": in_memory, "answers_seen": config.steps * config.batch_size}
         run.finish(**numbers, **models.weights(model))
+        shutil.rmtree(run.path / "resume", ignore_errors=True)
     return run

@@ -15,6 +15,8 @@ import transformers
 from labkit import adapters, data, models, runs, training
 from labkit.config import PretrainConfig
 from labkit.errors import ConfigError
+from labkit.looks import Looks
+from labkit.recorder import Recorder
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -49,11 +51,18 @@ class Rows(torch.utils.data.Dataset):
     def __init__(self, blocks: torch.Tensor):
         self.blocks = blocks
 
+    def select(self, places: list[int]) -> "Rows":
+        return Rows(self.blocks[places])
+
     def __len__(self) -> int:
         return len(self.blocks)
 
     def __getitem__(self, place: int) -> dict[str, torch.Tensor]:
         return {"input_ids": self.blocks[place], "labels": self.blocks[place]}
+
+
+class Trainer(Looks, transformers.Trainer):
+    """transformers' trainer, whose looks give the mean loss of a token."""
 
 
 def prepare(config: PretrainConfig):
@@ -99,12 +108,10 @@ def train(
     transformers.set_seed(config.seed)
     model, tokenizer, documents, held_out = prepare(config)
     rows = data.blocks(tokenizer, documents, config.block_size)
-    held_out_rows = data.blocks(tokenizer, held_out, config.block_size)[:256]
-    bytes_per_token = (
-        len(tokenizer.decode(held_out_rows.flatten(), skip_special_tokens=True).encode()) / held_out_rows.numel()
-    )
+    unseen = data.blocks(tokenizer, held_out, config.block_size)[:256]
+    bytes_per_token = len(tokenizer.decode(unseen.flatten(), skip_special_tokens=True).encode()) / unseen.numel()
 
-    recorder = training.Recorder(run, say, stop, bytes_per_token)
+    recorder = Recorder(run, say, stop, bytes_per_token)
     if at_look is not None:
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     # warm up, hold, then fall to zero over the last half: the fall is where most of the loss goes
@@ -113,22 +120,17 @@ def train(
         **training.arguments(config, run), lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs=schedule
     )
     optimizer = None if config.optimizer == "adamw" else MuonWithAdamW(model, config.learning_rate)
-    trainer = transformers.Trainer(
-        model, training.on_one_device(args), train_dataset=Rows(rows), eval_dataset=Rows(held_out_rows),
+    trainer = Trainer(
+        model, training.on_one_device(args), train_dataset=Rows(rows), eval_dataset=Rows(unseen),
         callbacks=[recorder], optimizers=(optimizer, None),
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
-    if training.fit(trainer, run, stop) and not runs.rank():
-        training.save(run, model, tokenizer, dtype=torch.bfloat16)
-        last = run.history()[-1] if run.history() else {}
-        looks = [row for row in run.history() if "held_out_loss" in row]
+    training.put_in_order(trainer, config, [config.block_size] * len(rows))
+
+    def keep() -> None:
+        training.save(run, config, model, tokenizer)
+
+    if training.fit(trainer, run, recorder, keep):
         tokens = config.steps * config.batch_size * config.block_size
-        run.finish(
-            held_out_loss=looks[-1]["held_out_loss"],
-            bits_per_byte=looks[-1]["bits_per_byte"],
-            tokens=tokens,
-            passes=tokens / rows.numel(),
-            last_step=last.get("step", 0),
-            **models.weights(model),
-        )
+        training.finish(run, model, keep, tokens=tokens, passes=tokens / rows.numel(), last_step=config.steps)
     return run

@@ -18,8 +18,9 @@ import trl
 from datasets import Dataset, concatenate_datasets
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from labkit import data, models, preferences, rewards, runs, training
+from labkit import data, looks, models, preferences, rewards, runs, training
 from labkit.config import RewardConfig
+from labkit.recorder import Recorder
 
 
 class Collator(DataCollatorForPreference):
@@ -30,7 +31,7 @@ class Collator(DataCollatorForPreference):
         return super().torch_call(examples) | {"answer_starts": starts}
 
 
-class Trainer(trl.RewardTrainer):
+class Trainer(looks.Looks, trl.RewardTrainer):
     """trl's, with the chosen answers' next-token loss beside the preference's while it trains.
 
     Taught by preferences alone, a small model learns the form of answers and tells few facts apart. So it goes on
@@ -54,6 +55,25 @@ class Trainer(trl.RewardTrainer):
         logits = as_its_model(logits, self.model.config.get_text_config())
         loss = loss + self.sft_coef * torch.nn.functional.cross_entropy(logits, tokens[:n, 1:][learned])
         return (loss, outputs) if return_outputs else loss
+
+    def columns(self, batch: dict) -> dict:
+        scores = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        chosen, rejected = scores.logits[:, 0].chunk(2)
+        return {"chosen": chosen, "rejected": rejected}
+
+    def summary(self, chosen: torch.Tensor, rejected: torch.Tensor) -> dict:
+        return {
+            "loss": loss_of(chosen, rejected, self.args.center_rewards_coefficient or 0.0),
+            "accuracy": (chosen > rejected).double().mean(),
+            "margin": (chosen - rejected).mean(),
+            "mean_reward": (chosen + rejected).mean() / 2,
+        }
+
+
+def loss_of(chosen: torch.Tensor, rejected: torch.Tensor, center_rewards_coefficient: float = 0.0) -> torch.Tensor:
+    """-log sigmoid(r(chosen) - r(rejected)), and the term that fixes the zero point: (pairs,), (pairs,) -> ()."""
+    loss = -torch.nn.functional.logsigmoid(chosen - rejected).mean()
+    return loss + center_rewards_coefficient * (chosen + rejected).square().mean()
 
 
 def as_its_model(logits: torch.Tensor, config) -> torch.Tensor:
@@ -95,7 +115,7 @@ def train(
     pairs = pairs.select(range(min(config.pairs or len(pairs), 200 if config.model == "smoke" else len(pairs))))
     held_out = held_out.select(range(min({"smoke": 32, "smol": 64}.get(config.model, 128), len(held_out))))
 
-    recorder = training.Recorder(run, say, stop)
+    recorder = Recorder(run, say, stop)
     if at_look is not None:
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     args = trl.RewardConfig(
@@ -104,8 +124,6 @@ def train(
         max_length=None,  # trl would drop longer pairs; here they are cut, as preferences.check says
         center_rewards_coefficient=config.center_rewards_coefficient,
         disable_dropout=False,  # lora_dropout is a knob
-        train_sampling_strategy="group_by_length",  # rows of like length together: less padding
-        length_column_name="length",
         remove_unused_columns=False,
         pad_to_multiple_of=4 if models.device() == "cpu" else None,  # a CPU compiles kernels for every new length
     )
@@ -119,9 +137,14 @@ def train(
     trainer.sft_coef = config.sft_coef
     training.write_attention_out(model, max(learned["length"]))
     trainer.remove_callback(transformers.PrinterCallback)
-    if training.fit(trainer, run, stop):
-        counts = {"pairs": len(pairs), "held_out_pairs": len(held_out), "pairs_seen": config.steps * config.batch_size}
-        training.finish(run, config, model, tokenizer, source, **counts)
+    places = training.put_in_order(trainer, config, learned["length"])
+
+    def keep() -> None:
+        training.save(run, config, model, tokenizer, source)
+
+    if training.fit(trainer, run, recorder, keep):
+        counts = {"pairs": len(pairs), "held_out_pairs": len(held_out), "pairs_seen": len(places)}
+        training.finish(run, model, keep, **counts)
     return run
 
 

@@ -13,9 +13,11 @@ import trl
 
 from labkit import adapters, data, models, runs, training
 from labkit.config import SFTConfig
+from labkit.looks import Looks
+from labkit.recorder import Recorder
 
 
-class Trainer(trl.SFTTrainer):
+class Trainer(Looks, trl.SFTTrainer):
     """trl's trainer with the model's own loss: the same number, but trl's also measures the entropy at every token."""
 
     if models.device() == "cpu":  # ... which on a CPU, without fused kernels, takes as long as all the rest of a step
@@ -79,14 +81,13 @@ def train(
     train_rows = data.with_replay(tokenizer, train_rows, config.replay, config.seed)
     held_out_rows = data.chat_rows(tokenizer, held_out, **limit)
 
-    recorder = training.Recorder(run, say, stop)
+    recorder = Recorder(run, say, stop)
     if at_look is not None:
         recorder.at_look.append(lambda model: at_look(run, model, tokenizer))
     args = trl.SFTConfig(
         **training.arguments(config, run),
         **training.TUNING,
         max_length=limit["max_length"],
-        train_sampling_strategy="group_by_length",  # rows of like length together: less padding, a third faster
         pad_to_multiple_of=16 if models.device() == "cpu" else None,  # a CPU compiles kernels for every new length
     )
     trainer = Trainer(
@@ -96,9 +97,14 @@ def train(
     trainer.remove_callback(transformers.PrinterCallback)
     if models.device() == "cpu":
         score_learned_tokens_only(model)
-    training.write_attention_out(model, max(map(len, train_rows["input_ids"])))
-    if training.fit(trainer, run, stop):
-        rows_seen, tokens = config.steps * config.batch_size, sum(map(len, train_rows["input_ids"]))
-        seen = {"passes": rows_seen / len(train_rows), "tokens_seen": round(rows_seen * tokens / len(train_rows))}
-        training.finish(run, config, model, tokenizer, source, rows_seen=rows_seen, **seen)
+    lengths = list(map(len, train_rows["input_ids"]))
+    training.write_attention_out(model, max(lengths))
+    places = training.put_in_order(trainer, config, lengths)
+
+    def keep() -> None:
+        training.save(run, config, model, tokenizer, source)
+
+    if training.fit(trainer, run, recorder, keep):
+        seen = {"rows_seen": len(places), "tokens_seen": sum(lengths[place] for place in places)}
+        training.finish(run, model, keep, passes=len(places) / len(lengths), **seen)
     return run
