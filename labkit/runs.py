@@ -228,15 +228,13 @@ class Run:
         """
         if rank():
             return
-        kept = [
-            row for row in self.history() if row["step"] < step or (row["step"] == step and (look or "loss" in row))
-        ]
-        write_lines(self.path / "metrics.jsonl", kept)
+        sure = step if look else step - 1
+        rows = [row for row in self.history() if row["step"] <= (step if "loss" in row else sure)]
+        write_lines(self.path / "metrics.jsonl", rows)
         samples = self.path / "samples.jsonl"
         if samples.exists():
             lines = samples.read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty or torn
-            rows = [json.loads(line) for line in lines]
-            write_lines(samples, [row for row in rows if row["step"] < step or (row["step"] == step and look)])
+            write_lines(samples, [row for row in map(json.loads, lines) if row["step"] <= sure])
 
     def finish(self, **metrics) -> "Run":
         """Mark as finished with its final metrics. Raises RunError for a metric that is not a finite number."""

@@ -134,7 +134,7 @@ def test_an_identical_run_is_loaded_and_a_stop_is_resumed(folder, store):
             stop.set()
 
     stopped = orpo.train(config(folder), folder / "model", "tiny", say=quiet, stop=stop, at_look=at_look)
-    assert stopped.status == "stopped" and not stopped.checkpoint.exists()
+    assert stopped.status == "stopped" and stopped.checkpoint.exists()
     run = orpo.train(config(folder), folder / "model", "tiny", say=quiet)
     assert run.id == stopped.id and run.status == "finished" and run.metrics["pairs_seen"] == 24
     said = []

@@ -221,7 +221,7 @@ def test_a_stop_is_resumed_to_the_same_numbers(folder, monkeypatch, tmp_path, op
             stop.set()
 
     run = go(folder, config, stop=stop, at_look=stop_at_2)
-    assert run.status == "stopped" and not run.checkpoint.exists()
+    assert run.status == "stopped" and run.checkpoint.exists()
     stop.clear()
     run.log(3, reward=99.0)  # of a run that was killed after its last checkpoint
     again = go(folder, config, stop=stop)
