@@ -11,6 +11,7 @@ from labkit.config import ORPOConfig
 from labkit.errors import DataError
 from labkit.evaluate import answers
 from labkit.stages import orpo
+from labkit.stages.orpo import orpo as trl_orpo
 
 WORDS = ["river", "stone", "lamp", "house", "dog", "cat"]
 ROWS = [
@@ -88,15 +89,26 @@ def test_the_logged_loss_is_the_paper_s_and_weights_move(folder, store, beta, tu
         assert run.metrics["trainable_parameters"] < run.metrics["parameters"]
 
 
-def test_scoring_answers_only_gives_trl_s_own_numbers(folder, store, monkeypatch):
-    """The log-probabilities and odds of trl's forward pass over every position; its SFT term counts the prompt too."""
-    ours = orpo.train(config(folder, steps=1, eval_every=1), folder / "model", "tiny", say=quiet).history()[0]
-    monkeypatch.delattr(orpo.Trainer, "concatenated_forward")
-    monkeypatch.delattr(orpo.Trainer, "get_batch_loss_metrics")
-    theirs = orpo.train(config(folder, steps=1, eval_every=1), folder / "model", "other", say=quiet).history()[0]
-    for name in ("held_out_log_probs_chosen", "held_out_log_probs_rejected", "held_out_log_odds"):
-        assert ours[name] == pytest.approx(theirs[name], rel=0.01, abs=0.01)
-    assert ours["held_out_chosen_loss"] == pytest.approx(-ours["held_out_log_probs_chosen"], rel=0.01)
+def test_the_loss_is_trl_s_own_on_the_same_batches(folder, store, monkeypatch):
+    """But for the SFT term, which counts the prompt too in trl's."""
+    monkeypatch.setattr(models, "bf16", lambda: False)
+    plain, seen = orpo.Trainer.compute_loss, []
+
+    def both(trainer, model, inputs, *args, **kwargs):
+        loss = plain(trainer, model, inputs, *args, **kwargs)
+        with torch.no_grad():
+            theirs, numbers = trl_orpo.ORPOTrainer.get_batch_loss_metrics(trainer, model, inputs)
+        ours = {name: values[-1] for name, values in trainer._stored_metrics["train"].items()}
+        seen.append((loss.item() - ours["nll_loss"], theirs.item() - numbers["nll_loss"], ours, numbers))
+        return loss
+
+    monkeypatch.setattr(orpo.Trainer, "compute_loss", both)
+    orpo.train(config(folder, steps=4, beta=0.7), folder / "model", "tiny", say=quiet)
+    assert len(seen) == 4
+    for ours, theirs, mine, trls in seen:
+        assert ours == pytest.approx(theirs, rel=1e-5)
+        for name in ("log_odds_chosen", "logps/chosen", "logps/rejected", "rewards/accuracies"):
+            assert mine[name] == pytest.approx(trls[name], rel=1e-5, abs=1e-6)
 
 
 def test_a_certain_answer_keeps_the_loss_finite(folder, store, monkeypatch):
