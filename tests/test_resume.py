@@ -25,8 +25,8 @@ from labkit.stages import dpo
 WORDS = ["river", "stone", "lamp"]
 STEPS, EVERY, BATCH = 6, 3, 4  # nine rows to learn: an epoch's border within step 3, another within step 5
 CASES = {
-    "pretrain": ("pretrain", {"corpus": "texts.txt", "block_size": 8}),
-    "muon": ("pretrain", {"corpus": "texts.txt", "block_size": 8, "optimizer": "muon"}),
+    "pretrain": ("pretrain", {"corpus": "texts.txt", "block_size": 16}),
+    "muon": ("pretrain", {"corpus": "texts.txt", "block_size": 16, "optimizer": "muon"}),
     "sft": ("sft", {"data": "sft.jsonl", "replay": 0.0}),
     "sft by LoRA": ("sft", {"data": "sft.jsonl", "replay": 0.0, "tuning": "lora", "lora_dropout": 0.2}),
     "reward": ("reward", {"data": "pairs.jsonl"}),
@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
     pairs = [{"prompt": r["prompt"], "chosen": r["answer"], "rejected": r["answer"] + " I hope."} for r in rows]
     for name, content in (("sft", rows), ("pairs", pairs)):
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
-    (root / "texts.txt").write_text("\n\n".join(f"{a} {b} {c}." for a in WORDS for b in WORDS for c in WORDS))
+    (root / "texts.txt").write_text("\n\n".join(f"{a} {b} {c} {b} {a} {c}." for a in WORDS for b in WORDS for c in WORDS))
     tokenizer = models.train_tokenizer([f"{row['prompt']}. {row['rejected']}" for row in pairs], 300)
     models.new_model(tokenizer, hidden_size=32, layers=2, heads=2, seed=0).save_pretrained(root / "model")
     tokenizer.save_pretrained(root / "model")
@@ -86,7 +86,7 @@ def configuration(folder: Path, case: str):
 def train(folder: Path, case: str, stop=None, at_look=None) -> runs.Run:
     """The stage itself with the panel's samples at every look; at_look(run) is called after them."""
     stage, config = CASES[case][0], configuration(folder, case)
-    sampler = Training(stage, config, ["Say dog", "Say river stone"])
+    sampler = Training(stage, config, [] if stage == "reward" else ["Say dog", "Say river stone"])
 
     def look(run, model, tokenizer):
         sampler._look(run, model, tokenizer)
@@ -183,14 +183,14 @@ def disturbed(folder, case, monkeypatch, step: int, how: str, in_look: bool = Fa
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("step", [1, 3, 5])
+@pytest.mark.parametrize("step", [1, 3, 4])
 def test_a_stop_changes_nothing(folder, store, undisturbed, monkeypatch, case, step):
-    how = {1: "event", 3: "interrupt", 5: "event"}[step]
+    how = {1: "event", 3: "interrupt", 4: "event"}[step]
     check_same(content(disturbed(folder, case, monkeypatch, step, how)), undisturbed(case))
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("step", "how"), [(0, "event"), (3, "raise"), (6, "event")])
+@pytest.mark.parametrize(("step", "how"), [(0, "event"), (3, "event"), (6, "raise")])
 def test_a_stop_within_a_look_changes_nothing(folder, store, undisturbed, monkeypatch, case, step, how):
     check_same(content(disturbed(folder, case, monkeypatch, step, how, in_look=True)), undisturbed(case))
 
@@ -256,13 +256,13 @@ def test_each_row_is_learned_as_often_as_the_others(folder, store, monkeypatch):
     plain = sft.Trainer.training_step
 
     def noting(trainer, model, inputs, *args):
-        seen.extend(tuple(row) for row in inputs["input_ids"].tolist())
+        whole = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
+        seen.extend(tuple(row[mask].tolist()) for row, mask in whole)
         return plain(trainer, model, inputs, *args)
 
     monkeypatch.setattr(sft.Trainer, "training_step", noting)
     run = disturbed(folder, "sft", monkeypatch, 5, "event")
-    unpadded = [tuple(t for t in row if t) for row in seen]
-    counts = sorted(unpadded.count(row) for row in set(unpadded))
+    counts = [seen.count(row) for row in set(seen)]
     assert run.metrics["rows_seen"] == len(seen) == sum(counts) == STEPS * BATCH
     assert len(counts) == 9 and set(counts) == {2, 3}
-    assert run.metrics["tokens_seen"] == sum(len(row) for row in unpadded)
+    assert run.metrics["tokens_seen"] == sum(map(len, seen))

@@ -70,7 +70,7 @@ class Recorder(transformers.TrainerCallback, ExportableState):
             self.run.log(step, **numbers, seconds=round(self.run.elapsed(), 2))
             what, remedy = f"the loss is no number at step {step}", "Lower learning_rate."
             raise TrainingError(what, got=args.learning_rate, remedy=remedy)
-        if "reward" in numbers:
+        if {"loss", "reward"} <= numbers.keys():  # not what trl sums up at the end
             if "kl" in logs:  # trl measures none where kl_coef is 0; its is per token
                 numbers["kl"] = logs["kl"] * numbers["answer_length"]
             numbers["repetition"] = statistics.mean(map(health.repeated, self.said or [""]))
