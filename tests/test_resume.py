@@ -61,7 +61,9 @@ def folder(tmp_path_factory):
     pairs = [{"prompt": r["prompt"], "chosen": r["answer"], "rejected": r["answer"] + " I hope."} for r in rows]
     for name, content in (("sft", rows), ("pairs", pairs)):
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
-    (root / "texts.txt").write_text("\n\n".join(f"{a} {b} {c} {b} {a} {c}." for a in WORDS for b in WORDS for c in WORDS))
+    (root / "texts.txt").write_text(
+        "\n\n".join(f"{a} {b} {c} {b} {a} {c}." for a in WORDS for b in WORDS for c in WORDS)
+    )
     tokenizer = models.train_tokenizer([f"{row['prompt']}. {row['rejected']}" for row in pairs], 300)
     models.new_model(tokenizer, hidden_size=32, layers=2, heads=2, seed=0).save_pretrained(root / "model")
     tokenizer.save_pretrained(root / "model")

@@ -260,7 +260,7 @@ def train(
             return {
                 "loss": loss_of(p, config.loss_type, config.beta, config.label_smoothing),
                 "rewards/margins": p.margin(config.beta).mean(),
-                "rewards/accuracies": (p.c > p.r).double().mean(),
+                "rewards/accuracies": (p.c - p.r > 1e-4).double().mean(),  # below it is rounding, before the first step
                 "logps/chosen": p.chosen.mean(),
                 "logps/rejected": p.rejected.mean(),
             }
