@@ -1,13 +1,12 @@
 """Model cards: what a run's model is, how it was made and what was measured, in the form of the Hugging Face Hub."""
 
-import json
 import re
 import shutil
 from pathlib import Path
 
 import yaml
 
-from labkit import lineage, runs
+from labkit import adapters, exports, lineage, runs
 from labkit.errors import RunError
 from labkit.evaluate import checkers
 from labkit.runs import Run
@@ -28,13 +27,14 @@ LIMITS = (
 )
 
 
-def model_card(run: Run, license: str = "") -> str:
+def model_card(run: Run, license: str = "", folder: str | Path = "FOLDER", merged: bool = False) -> str:
     """The model card (README.md) of a run: YAML front matter and markdown.
 
-    license: the Hub's name of the licence ("apache-2.0") where you know it; the lab does not guess one.
+    license: the Hub's name of the licence ("apache-2.0") where you know it; the lab does not guess one. folder and
+    merged: as in `export`, for the code that loads it.
     """
     chain, rows, info = lineage.ancestors(run), lineage.answers_of(run), run.info
-    adapter = (run.checkpoint / "adapter_config.json").is_file()
+    adapter = adapters.is_adapter(run.checkpoint) and not merged
     about = {"library_name": "peft" if adapter else "transformers", "tags": [TAG, run.stage]}
     if chain and HUB_NAME.fullmatch(chain[0]):  # a path on this machine would be refused by the Hub, and tell too much
         about["base_model"] = chain[0]
@@ -60,14 +60,18 @@ def model_card(run: Run, license: str = "") -> str:
         _table(("metric", "value"), run.metrics or {"none yet": "-"}),
         f"Of {len(rows)} judged answers to test questions:" if rows else "No answers to test questions were kept.",
         _table(("share of answers", "value [95% interval, Wilson's]"), measured) if rows else "",
-        f"## How to load\n\n{_loading(run, adapter)}\n\n## Limits",
+        f"## How to load\n\n```python\n{exports.code(run, folder, merged)}\n```\n\n{exports.gguf(run)}\n\n## Limits",
         "\n".join(f"- {limit}" for limit in [*limits, *LIMITS] if limit),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def export(run: Run, folder: str | Path, license: str = "") -> Path:
-    """Copy a run's checkpoint and its card, as README.md, to a new or empty folder. Raises RunError."""
+def export(run: Run, folder: str | Path, license: str = "", merged: bool = False) -> Path:
+    """Write a run's model and its card, as README.md, to a new or empty folder. Raises RunError.
+
+    merged: an adapter added to its base's weights, as one whole model; else an adapter, with its base beside it unless
+    that is a model of the Hub. What a whole model's run saved is copied either way.
+    """
     folder = Path(folder).expanduser().absolute()
     if not run.checkpoint.is_dir():
         what = f"{run.id} must have a checkpoint to be exported"
@@ -76,22 +80,14 @@ def export(run: Run, folder: str | Path, license: str = "") -> Path:
         raise RunError("folder must be new or empty", got=str(folder), remedy="Name another: nothing is overwritten.")
     if folder.resolve().is_relative_to(runs.runs_dir().resolve()):
         raise RunError("folder must lie outside the run store", got=str(folder), remedy=f"Not in {runs.runs_dir()}.")
-    card = model_card(run, license)  # before anything is written, for it may raise
-    shutil.copytree(run.checkpoint, folder, dirs_exist_ok=True)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    card = model_card(run, license, folder, merged)  # before anything is written, for it may raise
+    try:
+        exports.write(run, folder, merged)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # whole or not at all
+        raise
     return folder
-
-
-def _loading(run: Run, adapter: bool) -> str:
-    """The lines of Python that load the exported folder, from what its files say it is."""
-    file = run.checkpoint / "config.json"
-    kinds = json.loads(file.read_text(encoding="utf-8")).get("architectures") or [] if file.is_file() else []
-    kind = "SequenceClassification" if any("SequenceClassification" in str(one) for one in kinds) else "CausalLM"
-    package, name = ("peft", f"AutoPeftModelFor{kind}") if adapter else ("transformers", f"AutoModelFor{kind}")
-    code = f"from {package} import {name}\nfrom transformers import AutoTokenizer\n\n"
-    code += f'model = {name}.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")'
-    note = "\n\nAn adapter alone: `base_model_name_or_path` in `adapter_config.json` must lead to the model beneath it."
-    return f"```python\n{code}\n```{note if adapter else ''}"
 
 
 def _table(head: tuple[str, str], rows: dict) -> str:

@@ -135,7 +135,7 @@ def three_stages(model: str, seed: int, *, retrain: bool = False, say=print) -> 
 def answer_folder(source: str | Path) -> Path | None:
     """Where a model's answers to the test questions are kept: its run's folder, the shipped base's, or smol's."""
     source = Path(source)
-    if source.name == "checkpoint":
+    if source.name == "checkpoint" and (source.parent / "run.json").is_file():
         return source.parent
     if source == data.BASE:
         folder = runs.runs_dir() / "shipped-base" / data.file_hash(str(data.BASE / "model.safetensors"), "")
