@@ -2,9 +2,8 @@
 
 Every stage, tuned in full, by LoRA, by LoRA on a LoRA run, and by LoRA on 8 and 4 bits; exported as it is and merged.
 The same greedy tokens, and logits (or the reward) within 1e-4 in fp32. Quantized weights compute in fp32 here too.
-4 bits are held to 5e-3 (measured: 1.6e-3), for bitsandbytes repacks them for its CPU kernel, which the lab switches off,
-and which computes in bf16; 8 bits to 0.05, for LLM.int8 rounds the hidden states to 8 bits as well: there merged weights,
-which are whole again, round none of them.
+4 bits are held to 5e-3 (measured: 1.6e-3), for bitsandbytes' kernel for CPUs, which the lab switches off, computes in
+bf16; 8 bits to 0.05, for LLM.int8 rounds the hidden states to 8 bits as well, which merged weights are spared.
 """
 
 import json
