@@ -5,6 +5,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
@@ -222,6 +223,36 @@ def asked(tokenizer, said: list[dict]) -> str:
     return shared if text.startswith(shared) and len(shared) >= len(plain) else text
 
 
+def asked_ids(tokenizer, said: list[dict]) -> list[int]:
+    """The tokens of `asked`, in which what was said is text, whatever it spells."""
+    text = asked(tokenizer, said)
+    if not spells_control(tokenizer, said):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+    opened = templated(tokenizer, said, add_generation_prompt=True)
+    if text == templated(tokenizer, said, tokenize=False, add_generation_prompt=True):
+        return opened
+    return opened[: common_prefix(opened, templated(tokenizer, [*said, {"role": "assistant", "content": "!"}]))]
+
+
+def encode(tokenizer, texts: list[str]) -> list[list[int]]:
+    """The tokens of texts, none of them special: a text that spells a token such as the stop token is text."""
+    return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+
+
+@lru_cache(maxsize=16)
+def _control_tokens(tokenizer, size: int) -> re.Pattern:
+    """What the tokenizer's added tokens look like in text; size: its length, which changes when one is added."""
+    names = [re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
+    return re.compile("|".join(sorted(names, key=len, reverse=True)) or "(?!)")
+
+
+def spells_control(tokenizer, said: list) -> bool:
+    """Whether messages, or a list of conversations, spell out one of the tokenizer's own tokens."""
+    pattern = _control_tokens(tokenizer, len(tokenizer))
+    turns = [turn for one in said for turn in (one if isinstance(one, list) else [one])]
+    return any(pattern.search(str(turn.get("content"))) for turn in turns)
+
+
 def spoken(text: str) -> str:
     """An answer without the thinking that some models write before it."""
     return text.rpartition("</think>")[2].strip()
@@ -231,12 +262,15 @@ def templated(tokenizer, said: list, *, tokenize: bool = True, **options):
     """Messages, or a list of conversations, in the model's chat format: tokens, or with tokenize=False text.
 
     A template that can be told so (Qwen3's) is told that the model is not to think first: nothing here trains it to.
+    In tokens, what messages say is text: one that spells the stop token ends nothing.
     Raises ModelError for a tokenizer without a chat template, or with one that does not take these messages.
     """
     if not tokenizer.chat_template:
         remedy = "Start from an SFT run of this model, which has one, or set chat_template in tokenizer_config.json."
         raise ModelError("the tokenizer must have a chat template", got=tokenizer.name_or_path, remedy=remedy)
     options |= THINKING | {"tokenize": tokenize, "return_dict": tokenize}
+    if tokenize and spells_control(tokenizer, said):  # it stays text: only what the template writes is control
+        options["sanitize_control_tokens"] = True
     try:
         found = tokenizer.apply_chat_template(said, **options)
     except TemplateError as error:
@@ -317,7 +351,7 @@ def blocks(tokenizer, documents: Dataset, block_size: int):
     lead = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     texts, parts = documents["text"], []
     for start in range(0, len(documents), 5000):  # all at once would take a gigabyte
-        encoded = tokenizer(texts[start : start + 5000], add_special_tokens=False)["input_ids"]
+        encoded = encode(tokenizer, texts[start : start + 5000])
         parts.append(torch.tensor([token for ids in encoded for token in (lead, *ids)], dtype=torch.int32))
     ids = torch.cat(parts)
     whole = len(ids) // block_size

@@ -148,6 +148,7 @@ def load(source: str | Path, *, seed: int = 0, quantization: str = "none", froze
         remedy = "Set eos_token in its tokenizer_config.json to the token that ends an answer."
         raise ModelError("the tokenizer must have an end token", got=str(source), remedy=remedy)
     give_padding(tokenizer)
+    _check_vocabulary(model, tokenizer, source)
     tokenizer.padding_side = "left"
     _whole_input_of_head(model)
     own = model.generation_config  # its temperature or repetition penalty would make samples of another distribution
@@ -262,6 +263,28 @@ def context(model, default: int = 1024) -> int:
     """The most tokens that a model, or the model of a config, reads; `default` where its config names no limit."""
     config = getattr(model, "config", model).get_text_config()
     return getattr(config, "max_position_embeddings", None) or default
+
+
+def positions(model) -> int:
+    """How many places a model with learned positions (GPT-2's) has; without such a table, no number that matters."""
+    config = model.config.get_text_config()
+    rotary = any("rotary" in name for name, _ in model.named_modules())
+    return sys.maxsize if rotary else getattr(config, "max_position_embeddings", None) or sys.maxsize
+
+
+def padded(tokenizer, rows: list[list[int]], side: str = "left") -> transformers.BatchEncoding:
+    """Rows of tokens as one batch of tensors, input_ids and attention_mask, of shape (rows, tokens)."""
+    return tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="pt")
+
+
+def _check_vocabulary(model, tokenizer, source) -> None:
+    """Raise ModelError for a tokenizer with tokens that the model has no embedding for."""
+    rows = model.get_input_embeddings().num_embeddings
+    token, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if last >= rows:
+        remedy = "Take the tokenizer that the model was trained with, or model.resize_token_embeddings and save both."
+        what = f"the tokenizer's tokens must be among the model's {rows} embeddings ({source})"
+        raise ModelError(what, got=f"{token!r}, number {last}", remedy=remedy)
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def write_pairs(model, tokenizer, rows, folder: Path, *, seed: int = 0, samples:
     if all(file.exists() for file in files):
         return files
     torch.manual_seed(seed)
-    texts = [data.asked(tokenizer, said) for said in rows["messages"]]
+    texts = [data.asked_ids(tokenizer, said) for said in rows["messages"]]
     found = [row["text"] for row in answers.generate(model, tokenizer, texts * samples, sample=True)]
     own, others = [], []
     for place, row in enumerate(rows):

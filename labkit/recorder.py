@@ -158,8 +158,8 @@ def watch_answers(recorder: Recorder, tokenizer, rows, context: int, reference: 
     with the same random numbers at every look.
     """
     most = 8 if recorder.run.config["model"] == "smoke" else 64  # random weights end no answer
-    asked = ((said, data.asked(tokenizer, said)) for said in rows["messages"])
-    short = (pair for pair in asked if len(tokenizer(pair[1], add_special_tokens=False)["input_ids"]) + most <= context)
+    asked = ((said, data.asked_ids(tokenizer, said)) for said in rows["messages"])
+    short = (pair for pair in asked if len(pair[1]) + most <= context)
     found = list(itertools.islice(short, 32))
     if not found:
         return
@@ -169,7 +169,7 @@ def watch_answers(recorder: Recorder, tokenizer, rows, context: int, reference: 
         if runs.rank():  # it would write the same
             return
         found = [row["text"] for row in answers.generate(model, tokenizer, texts, max_new_tokens=most)]
-        lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in found]
+        lengths = [len(ids) for ids in data.encode(tokenizer, found)]
         repetition = statistics.mean(map(health.repeated, found))
         numbers = {"answer_length": statistics.mean(lengths), "repetition": repetition}
         if reference is not None:

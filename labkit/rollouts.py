@@ -27,8 +27,7 @@ def batches(rows: Dataset, steps: int, size: int, seed: int) -> list[dict[str, l
 @torch.no_grad()
 def sample(model, tokenizer, messages: list[list[dict]], max_new_tokens: int) -> tuple[dict, list[str]]:
     """({ids, attention (B, P + T), tokens, mask (B, T), ended (B,)}, texts): one answer each, temperature 1."""
-    asked = [data.asked(tokenizer, said) for said in messages]
-    prompts = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    prompts = models.padded(tokenizer, [data.asked_ids(tokenizer, said) for said in messages]).to(model.device)
     stops = sorted(models.stops(model, tokenizer))
     with models.autocast():
         ids = model.generate(

@@ -410,7 +410,7 @@ def test_a_conversation_is_kept_only_where_wanted(smoke, store, monkeypatch):
     assert fresh == chat_text(smoke[1], "One?") and again == chat_text(smoke[1], "Two?")
     assert kept.startswith(fresh) and kept.endswith("<|end|><|user|> Two?<|assistant|>")
     turns = [Turn("A", [Token(" b")]), Turn("bad", error="broken"), Turn("C")]
-    assert chats._input(smoke[1], turns, "document") == "<|endoftext|>A b\nC"
+    assert smoke[1].decode(chats._input(smoke[1], turns, "document")) == "<|endoftext|>A b\nC"
 
 
 def test_token_probabilities_are_shown_on_demand(store):

@@ -1,6 +1,7 @@
 """Answers: what a model says to a list of prompts, greedily, in batches, and what the checkers make of it."""
 
 import json
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,21 +13,33 @@ from labkit.evaluate import checkers
 
 @torch.no_grad()
 def generate(
-    model, tokenizer, texts: list[str], *, max_new_tokens: int = 64, batch_size: int = 128, sample: bool = False
+    model,
+    tokenizer,
+    texts: list[str | list[int]],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 128,
+    sample: bool = False,
 ) -> list[dict]:
     """Continue each text: rows {text, stopped}, in the order given; greedily, or with sample=True at temperature 1.
 
-    `texts` are complete inputs (see `ask` for chat). stopped: the model ended by itself before max_new_tokens.
+    `texts` are complete inputs, or their tokens (see `ask` for chat). stopped: the model ended by itself before
+    max_new_tokens. An input that leaves no room for these in a context of learned positions loses its beginning, and
+    a warning says how many do.
     """
     model.eval()
     stops = models.stops(model, tokenizer)
-    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # like lengths together: less padding
+    ids = [tokenizer(one, add_special_tokens=False)["input_ids"] if isinstance(one, str) else one for one in texts]
+    room = max(1, models.positions(model) - max_new_tokens)
+    if cut := sum(len(one) > room for one in ids):
+        what = f"{cut} of {len(ids)} inputs are cut at {room} tokens, for {max_new_tokens} more fill the context"
+        warnings.warn(what, stacklevel=2)
+    max_new_tokens = min(max_new_tokens, models.positions(model) - 1)
+    order = sorted(range(len(ids)), key=lambda place: len(ids[place]))  # like lengths together: less padding
     rows: list[dict] = [{} for _ in texts]
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
-        batch = tokenizer(
-            [texts[place] for place in places], return_tensors="pt", padding=True, add_special_tokens=False
-        ).to(model.device)
+        batch = models.padded(tokenizer, [ids[place][-room:] for place in places]).to(model.device)
         with models.autocast():
             output = model.generate(
                 input_ids=batch["input_ids"],
@@ -37,22 +50,24 @@ def generate(
                 eos_token_id=sorted(stops),
                 pad_token_id=tokenizer.pad_token_id,
             )
-        for place, ids in zip(places, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            end = next((n for n, token in enumerate(ids) if token in stops), None)
-            text = data.spoken(tokenizer.decode(ids[:end], skip_special_tokens=True))
+        for place, new in zip(places, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            end = next((n for n, token in enumerate(new) if token in stops), None)
+            text = data.spoken(tokenizer.decode(new[:end], skip_special_tokens=True))
             rows[place] = {"text": text, "stopped": end is not None}
     return rows
 
 
 def ask(model, tokenizer, prompts: list[str], **options) -> list[dict]:
     """Answers in the model's chat format: rows {text, stopped}."""
-    return generate(model, tokenizer, [data.asked(tokenizer, data.messages(prompt)) for prompt in prompts], **options)
+    return generate(
+        model, tokenizer, [data.asked_ids(tokenizer, data.messages(prompt)) for prompt in prompts], **options
+    )
 
 
 def complete(model, tokenizer, prompts: list[str], **options) -> list[dict]:
     """What a base model writes after each prompt, taken as the beginning of a document: rows {text, stopped}."""
-    start = tokenizer.bos_token or ""
-    return generate(model, tokenizer, [start + prompt for prompt in prompts], **options)
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return generate(model, tokenizer, [start + ids for ids in data.encode(tokenizer, prompts)], **options)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import json
 
 import torch
 
-from labkit import data
+from labkit import data, models
 from labkit.evaluate.perplexity import token_losses
 
 
@@ -26,12 +26,14 @@ def choose(model, tokenizer, questions: list[dict], *, batch_size: int = 16) -> 
     """
     model.eval()
     lead = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    work = []  # (question, choice, ids, where the choice begins)
+    most, work = min(512, models.positions(model)), []  # (question, choice, ids, where the choice begins)
     for number, one in enumerate(questions):
-        asked = lead + tokenizer(f"Question: {one['question']}\nAnswer:", add_special_tokens=False)["input_ids"]
-        for place, choice in enumerate(one["choices"]):
-            ids = asked + tokenizer(f" {choice}", add_special_tokens=False)["input_ids"]
-            work.append((number, place, ids[-512:], len(ids[-512:]) - (len(ids) - len(asked))))
+        asked = lead + data.encode(tokenizer, [f"Question: {one['question']}\nAnswer:"])[0]
+        endings = data.encode(tokenizer, [f" {choice}" for choice in one["choices"]])
+        for place, ending in enumerate(endings):
+            ids = asked + ending
+            kept = ids[-most:]
+            work.append((number, place, kept, len(kept) - (len(ids) - len(asked))))
     found = [[0.0] * len(one["choices"]) for one in questions]
     work.sort(key=lambda one: len(one[2]))
     for start in range(0, len(work), batch_size):

@@ -81,9 +81,8 @@ class Local:
 
     def _encoded(self, prompt: str, options: Sequence[str]) -> tuple[list[int], list[int]]:
         """(tokens up to where the options part, each option's token there)."""
-        asked = data.asked(self.tokenizer, data.messages(prompt))
-        texts = [f"{asked}Verdict: {option}" for option in options]
-        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        asked = data.asked_ids(self.tokenizer, data.messages(prompt))
+        rows = [asked + ids for ids in data.encode(self.tokenizer, [f"Verdict: {option}" for option in options])]
         shared = next(n for n, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1)
         letters = [row[shared] for row in rows]
         if len(set(letters)) < len(options):

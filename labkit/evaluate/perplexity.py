@@ -49,8 +49,9 @@ def text_losses(
     The token that begins a text is not predicted; where the tokenizer has none, that is the text's own first token.
     """
     model.eval()
+    max_length = min(max_length, models.positions(model))
     lead = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    encoded = [lead + ids for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    encoded = [lead + ids for ids in data.encode(tokenizer, texts)]
     if stride is None:
         encoded = [ids[:max_length] for ids in encoded]
     sums, counts = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)

@@ -127,9 +127,12 @@ def learn(
     arguments |= {name: arguments[name] * updates for name in ("max_steps", "eval_steps", "save_steps", "warmup_steps")}
     arguments |= {f"per_device_{part}_batch_size": config.minibatch_size for part in ("train", "eval")}
     arguments |= {"eval_strategy": "no", "logging_steps": updates}
+    said = dict(data.THINKING)
+    if any(data.spells_control(tokenizer, row["prompt"]) for row in rows):
+        said["sanitize_control_tokens"] = True  # as in data.templated
     options = {
         **arguments, "beta": config.kl_coef, "epsilon": config.clip, "num_generations": config.generations,
-        "max_completion_length": config.max_new_tokens, "chat_template_kwargs": data.THINKING,
+        "max_completion_length": config.max_new_tokens, "chat_template_kwargs": said,
         "steps_per_generation": config.batch_size // config.minibatch_size,
         "num_iterations": config.epochs, "disable_dropout": True, **training.TUNING,
     }  # fmt: skip

@@ -268,18 +268,19 @@ def locate(source: str) -> tuple[str | Path, bool]:
     return run.checkpoint, run.stage == "pretrain"
 
 
-def _input(tokenizer, turns: list[Turn], form: str) -> str:
-    """What the model is given to continue: all turns in its chat format, or one document that they make up."""
+def _input(tokenizer, turns: list[Turn], form: str) -> list[int]:
+    """The tokens that the model continues: all turns in its chat format, or one document that they make up."""
     earlier = [turn for turn in turns[:-1] if not turn.error]
     if form == "document":
         said = [turn.prompt + turn.text for turn in earlier]
-        return (tokenizer.bos_token or "") + "\n".join([*said, turns[-1].prompt])
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        return start + data.encode(tokenizer, ["\n".join([*said, turns[-1].prompt])])[0]
     if not tokenizer.chat_template:
         remedy = "Choose the format auto or document."
         raise ModelError("the chat format needs a tokenizer with a chat template", got="none", remedy=remedy)
     messages = [message for turn in earlier for message in data.messages(turn.prompt, turn.text.strip())]
     messages += data.messages(turns[-1].prompt)
-    return data.asked(tokenizer, messages)
+    return data.asked_ids(tokenizer, messages)
 
 
 def _button(label: str, tooltip: str, do, style: str = "") -> widgets.Button:
