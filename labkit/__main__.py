@@ -28,7 +28,7 @@ def run(
 
     if bool(notebook) == every:
         raise ConfigError("run needs either a notebook or --all", got=notebook, remedy="Write for example `run 02`.")
-    parameters = dict(split_parameter(one) for one in parameter)
+    parameters = dict(map(split_parameter if every else named, parameter))  # one notebook declares their types
     if every:
         folders = execute.run_all(parameters)
         if parameters.get("model", "nano") == "nano":
@@ -186,20 +186,26 @@ def doctor() -> None:
     raise typer.Exit(1 if missing else 0)
 
 
-def split_parameter(text: str) -> tuple[str, object]:
-    """name=value, the value typed as papermill's -p types it: True, False, None, int, float, else text."""
+def named(text: str) -> tuple[str, str]:
+    """name=value as (name, value). Raises ConfigError."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip().isidentifier():
         raise ConfigError("-p must be name=value", got=text, remedy="Write for example -p steps=100.")
+    return name.strip(), value
+
+
+def split_parameter(text: str) -> tuple[str, object]:
+    """name=value, the value typed as papermill's -p types it: True, False, None, int, float, else text."""
+    name, value = named(text)
     words = {"True": True, "False": False, "None": None}
     if value in words:
-        return name.strip(), words[value]
+        return name, words[value]
     for kind in (int, float):
         try:
-            return name.strip(), kind(value)
+            return name, kind(value)
         except ValueError:
             continue
-    return name.strip(), value
+    return name, value
 
 
 def split_values(text: str) -> tuple[str, list]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from labkit.config import NOTEBOOKS, Config
 from labkit.errors import ConfigError, NotebookError
-from labkit.parameters import check_parameters
+from labkit.parameters import as_declared, check_parameters
 from labkit.records import new_folder, record_failure, records_table
 from labkit.runs import runs_dir
 
@@ -50,12 +50,14 @@ def find_notebook(name_or_path: str | Path) -> Path:
 def run_notebook(name_or_path: str | Path, parameters: dict | None = None) -> Path:
     """Execute a notebook in its own folder; returns runs/notebooks/NAME/STAMP.
 
-    parameters: values that replace those of the parameters cell. Raises ConfigError before anything runs where one is
-    unknown or not allowed; NotebookError where a cell fails, the kernel dies or nothing was recorded.
+    parameters: values that replace those of the parameters cell; relative paths are the caller's. Raises ConfigError
+    before anything runs where one is unknown or not allowed; NotebookError where a cell fails, the kernel dies or
+    nothing was recorded.
     """
     parameters = dict(parameters or {})
     path = find_notebook(name_or_path)
     check_parameters(path.stem, parameters)
+    parameters = as_declared(path.stem, parameters, paths=True)
     _check_tag(path)
     folder = new_folder(path.stem)
     output, began = folder / path.name, time.monotonic()

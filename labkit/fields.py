@@ -5,7 +5,10 @@ widgets' labels, ranges and tooltips, and for the docs. Every problem is a Confi
 value got and the values allowed.
 """
 
+import contextlib
 import dataclasses
+import datetime
+import json
 import math
 from difflib import get_close_matches
 
@@ -72,6 +75,39 @@ def checked(field: dataclasses.Field, value):
     if not wrong:
         return value
     raise ConfigError(f"{field.name} must be {allowed(field)}", got=value, remedy=_suggest(field, value))
+
+
+WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def typed(field: dataclasses.Field, value):
+    """The value in the field's own type where it says the same: what a shell or YAML made of it does not decide.
+
+    "100" and 1000.0 are whole numbers, "1e-3" is a number, "yes" and 1 are True, 3 and [4, 8] are the texts "3" and
+    "4,8", None is no text. Anything else comes back as it is, for `checked` to refuse.
+    """
+    kind = field.type
+    if kind is bool:
+        return WORDS.get(str(value).strip().lower(), value) if type(value) in (str, int) else value
+    if kind in (int, float) and isinstance(value, str):
+        for read in (int, float):
+            with contextlib.suppress(ValueError):
+                value = read(value.strip())
+                break
+    if kind is int and type(value) is float and value.is_integer():
+        return int(value)
+    if kind is str and isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if kind is str and value == "None":
+        value = None
+    if kind is str and not isinstance(value, (str, bool)):
+        if isinstance(value, (list, tuple)):
+            return ",".join(map(str, value))
+        if value is None:
+            return "" if field.default == "" else value
+        return str(value) if isinstance(value, (int, float, datetime.date)) else value
+    return value
 
 
 def _finite(value: int | float) -> bool:

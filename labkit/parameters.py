@@ -9,11 +9,14 @@ import ast
 import dataclasses
 import time
 from difflib import get_close_matches
+from pathlib import Path
 
 from labkit.config import NOTEBOOKS, Config, sized
 from labkit.errors import MISSING, ConfigError
-from labkit.fields import allowed, check_names
+from labkit.fields import allowed, check_names, typed
 
+PATHS = ("model", "corpus", "data", "parent", "reward", "judge", "questions")  # parameters that may name a file
+NAMES = ("lab", "all", "brief", "tickets", "glossary", "nano", "smol", "smoke", "instruction")  # what is no file's name
 _started: float | None = None  # time.monotonic() at the last configure(); records.record() measures from here
 
 
@@ -23,7 +26,25 @@ def check_parameters(notebook: str, parameters: dict) -> Config:
         near = get_close_matches(str(notebook), NOTEBOOKS, n=1, cutoff=0.4)
         hint = f"Did you mean {near[0]}? " if near else ""
         raise ConfigError("notebook is not known", got=notebook, remedy=f"{hint}Known: {', '.join(NOTEBOOKS)}.")
-    return NOTEBOOKS[notebook].from_dict(parameters)
+    return NOTEBOOKS[notebook].from_dict(as_declared(notebook, parameters))
+
+
+def as_declared(notebook: str, parameters: dict, paths: bool = False) -> dict:
+    """The parameters in the types that the notebook declares (`fields.typed`). Raises ConfigError for unknown names.
+
+    paths: also make those absolute that lead to a file or folder from the caller's folder, which is not the notebook's.
+    """
+    check_names(NOTEBOOKS[notebook], parameters)
+    fields = {field.name: field for field in dataclasses.fields(NOTEBOOKS[notebook])}
+    values = {name: typed(fields[name], value) for name, value in parameters.items()}
+    return {**values, **absolute(values)} if paths else values
+
+
+def absolute(values: dict) -> dict:
+    """Those of the values that are paths relative to the current folder, made absolute."""
+    texts = {name: value for name, value in values.items() if name in PATHS and isinstance(value, str)}
+    paths = {name: Path(text).expanduser() for name, text in texts.items() if text and text not in NAMES}
+    return {name: str(path.absolute()) for name, path in paths.items() if path.exists()}
 
 
 def configure(notebook: str, namespace: dict) -> Config:

@@ -10,7 +10,7 @@ from itertools import product
 from labkit.errors import ConfigError, NotebookError
 from labkit.evaluate import intervals
 from labkit.execute import find_notebook, run_notebook
-from labkit.parameters import check_parameters
+from labkit.parameters import as_declared, check_parameters
 from labkit.records import find_record, text_table
 
 
@@ -26,6 +26,7 @@ def sweep(notebook: str, grid: dict[str, list], say: Callable = print) -> list[d
         raise ConfigError("a sweep needs at least one value of a parameter", got=grid, remedy="Write beta=0.1,0.3.")
     for one in combinations:
         check_parameters(path.stem, one)
+    combinations = [as_declared(path.stem, one, paths=True) for one in combinations]
     found = []
     for number, one in enumerate(combinations, 1):
         record = find_record(path.stem, one)

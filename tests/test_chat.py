@@ -406,7 +406,7 @@ def test_a_conversation_is_kept_only_where_wanted(smoke, store, monkeypatch):
         chat.keep.value = keep
         chat.ask("One?" if not given else "Two?")
         last(chat)
-    fresh, kept, again = given
+    fresh, kept, again = (smoke[1].decode(ids) for ids in given)
     assert fresh == chat_text(smoke[1], "One?") and again == chat_text(smoke[1], "Two?")
     assert kept.startswith(fresh) and kept.endswith("<|end|><|user|> Two?<|assistant|>")
     turns = [Turn("A", [Token(" b")]), Turn("bad", error="broken"), Turn("C")]

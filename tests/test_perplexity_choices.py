@@ -40,7 +40,7 @@ def test_perplexity_is_the_exponential_of_the_mean_loss(tiny):
 def test_what_parts_texts_is_predicted_but_no_byte_of_them(tiny):
     model, tokenizer = tiny
     texts = ["The river is long.", "A stone."]
-    _, counts, sizes = perplexity.text_losses(model, tokenizer, [tokenizer.bos_token.join(texts)])
+    _, counts, sizes = perplexity.text_losses(model, tokenizer, [texts])
     alone = [len(tokenizer(text)["input_ids"]) for text in texts]
     assert counts.tolist() == [sum(alone) + 1] and sizes.tolist() == [sum(len(text.encode()) for text in texts)]
 

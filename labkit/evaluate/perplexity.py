@@ -40,18 +40,25 @@ def perplexity(
 
 @torch.no_grad()
 def text_losses(
-    model, tokenizer, texts: list[str], *, max_length: int = 512, stride: int | None = None, batch_size: int = 8
+    model,
+    tokenizer,
+    texts: list[str | list[str]],
+    *,
+    max_length: int = 512,
+    stride: int | None = None,
+    batch_size: int = 8,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(nats, tokens, bytes), each of shape (texts,): -log p of each text, and how much of it was predicted.
 
-    Special tokens, such as those that part documents, are predicted too, but are no bytes of the text.
-
-    The token that begins a text is not predicted; where the tokenizer has none, that is the text's own first token.
+    A text that is a list of documents is those in turn, parted by the token that begins one, which is predicted too but
+    is no byte of the text. The token that begins a text is not predicted; where the tokenizer has none, that is the
+    text's own first token.
     """
     model.eval()
     max_length = min(max_length, models.positions(model))
     lead = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    encoded = [lead + ids for ids in data.encode(tokenizer, texts)]
+    parts = [[text] if isinstance(text, str) else text for text in texts]
+    encoded = [[token for ids in data.encode(tokenizer, part) for token in (*lead, *ids)] for part in parts]
     if stride is None:
         encoded = [ids[:max_length] for ids in encoded]
     sums, counts = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)

@@ -17,6 +17,7 @@ from labkit import config as configs
 from labkit.config import Config
 from labkit.errors import ConfigError, LabError
 from labkit.fields import allowed, checked, why_disabled
+from labkit.parameters import absolute
 
 HERE = Path(__file__).parent
 PRESETS = ("this notebook", "defaults", "a quarter of the steps", "smoke test")
@@ -132,6 +133,7 @@ class Panel(anywidget.AnyWidget):
         """Shell commands that run the same: papermill, the lab's runner, and the stage alone."""
         defaults = configs.sized(type(self.start)(model=self.config.model))  # as `configure` reads what is left out
         changed = {name: value for name, value in self.config.as_dict().items() if value != getattr(defaults, name)}
+        changed |= absolute(changed)
         changed = ({"model": self.config.model} if self.config.model != "nano" else {}) | changed
         mill = " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in changed.items())
         lab = " ".join(f"-p {name}={shlex.quote(str(value))}" for name, value in changed.items())
