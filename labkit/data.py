@@ -11,7 +11,7 @@ from pathlib import Path
 from datasets import Dataset, concatenate_datasets
 from jinja2 import TemplateError
 
-from labkit import tickets
+from labkit import reader, splits, tickets
 from labkit.errors import DataError, ModelError
 
 ROOT = Path(__file__).parent.parent / "data"
@@ -34,76 +34,91 @@ GLOSSARY = {  # the terms of machine learning alone, for a model that knows ever
 # For a base model without a chat template. A blank opens an answer, so that its first word is a token of running text.
 PLAIN_TEMPLATE = """\
 {{- bos_token }}
+{%- if tools %}{{ 'Tools: ' + (tools | tojson) + '\\n' }}{% endif %}
 {%- for message in messages %}
 {%- if message['role'] == 'assistant' %}
-{{- 'Answer: ' + message['content'] + eos_token + '\\n' }}
-{%- else %}
+{%- set calls = ' ' + (message['tool_calls'] | tojson) if message['tool_calls'] else '' %}
+{{- 'Answer: ' + message['content'] + calls + eos_token + '\\n' }}
+{%- elif message['role'] == 'user' %}
 {{- 'Question: ' + message['content'] + '\\n' }}
+{%- elif message['role'] in ['system', 'tool'] %}
+{{- message['role'] | capitalize + ': ' + message['content'] + '\\n' }}
+{%- else %}
+{{- raise_exception('no form for the role ' + message['role']) }}
 {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"""
 THINKING = {"enable_thinking": False}  # what templates get to know beside the messages
+CHAT_COLUMNS = ("prompt", "answer", "completion", "messages", "conversations", "system", "tools")
+ALIASES = {"completion": "answer"}
 IGNORED = -100  # the label of a token that is not learned from (torch's cross_entropy skips it)
 
 
 def lines(path: Path) -> list[dict]:
-    """The objects of a JSONL file. Raises DataError where a line is none."""
-    if not path.is_file():
-        raise DataError("data file not found", got=str(path), remedy='Give the path of a JSONL file, or "lab".')
-    rows = []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is not UTF-8: {error}", got=str(path), remedy="Save it as UTF-8.") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        try:
-            if line.strip():
-                rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            what, remedy = f"line {number} of {path.name} is no JSON object: {error}", "Write one object a line."
-            raise DataError(what, got=line[:200], remedy=remedy) from error
-    return rows
+    """The objects of a JSONL file, every column of them. Raises DataError where a line is none."""
+    return [row for _, row in reader.records(path)]
 
 
 def read(path: Path, columns: set[str]) -> Dataset:
-    """Rows of a .jsonl, .json or .txt file; every row must have text in every one of `columns`."""
-    if not path.is_file():
-        raise DataError("data file not found", got=str(path), remedy='Give the path of a JSONL file, or "lab".')
-    if path.suffix == ".txt":
-        documents = [text.strip() for text in re.split(r"\n\s*\n", path.read_text(encoding="utf-8")) if text.strip()]
-        rows = Dataset.from_dict({"text": documents})
-    else:
+    """Rows of a file (see `reader.records`) that have text in every one of `columns`, and `row`, the file's own line.
+
+    Without columns all that the file has, unchecked: for the lab's own files.
+    """
+    if not columns:
+        return Dataset.from_list(lines(path))
+    rows = reader.records(path, columns)
+    if missing := columns - {name for _, row in rows for name in row}:
+        has = list(dict.fromkeys(name for _, row in reader.records(path) for name in row))
+        remedy = f"Every row needs {sorted(columns)}."
+        raise DataError(f"{path.name} lacks the columns {sorted(missing)}", got=has, remedy=remedy)
+    faults: dict[str, list[int]] = {}
+    for line, row in rows:
+        for column in sorted(columns):
+            try:
+                reader.sound(row.get(column), repr(column))
+            except ValueError as error:
+                faults.setdefault(str(error), []).append(line)
+    reader.refuse(path.name, faults, len(rows), "rows", "Fill in or drop these rows.")
+    return Dataset.from_list([row | {"row": line} for line, row in rows])
+
+
+def chats(path: Path) -> Dataset:
+    """Rows of conversations to learn from: see `reader.chat` for their forms.
+
+    prompt: what is said before the last answer, as text; answer: that answer; chat: the messages and tools, as JSON,
+    for arrow has one type a column; row: the file's own line. Raises DataError with every fault counted and named.
+    """
+    rows, made, faults = reader.records(path, CHAT_COLUMNS), [], {}
+    names = {name for _, row in rows for name in row}
+    lacking = sorted({"prompt", "answer"} - names - {ALIASES.get(name) for name in names})
+    if lacking and not names & {"messages", "conversations"}:
+        has = list(dict.fromkeys(name for _, row in reader.records(path) for name in row))
+        remedy = "Every row needs prompt and answer (or completion), or messages, or conversations."
+        raise DataError(f"{path.name} lacks the columns {lacking}", got=has, remedy=remedy)
+    for line, row in rows:
         try:
-            rows = lines(path)
-            names = dict.fromkeys(name for row in rows for name in row)  # of all rows: the first may lack one
-            rows = Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
-        except (ValueError, TypeError) as error:  # cells of mixed types
-            raise DataError(
-                f"{path.name} is not JSONL with one type a column: {error}",
-                got=str(path),
-                remedy="Write one JSON object a line, with text in every column that is trained on.",
-            ) from error
-    if missing := columns - set(rows.column_names):
-        raise DataError(
-            f"{path.name} lacks the columns {sorted(missing)}",
-            got=rows.column_names,
-            remedy=f"Every row needs {sorted(columns)}.",
-        )
-    for column in sorted(columns):
-        for number, value in enumerate(rows[column]):
-            if not isinstance(value, str) or not value.strip():
-                raise DataError(
-                    f"row {number} of {path.name} has no text in {column!r}",
-                    got=value,
-                    remedy="Fill it or drop the row.",
-                )
-    return rows
+            said, tools = reader.chat(row)
+        except ValueError as error:
+            faults.setdefault(str(error), []).append(line)
+            continue
+        last = max(place for place, one in enumerate(said) if one["role"] == "assistant")
+        before = said[:last]
+        prompt = before[0]["content"] if len(before) == 1 else transcript(before)
+        whole = json.dumps({"messages": said, "tools": tools}, ensure_ascii=False)
+        made.append({"prompt": prompt, "answer": said[last]["content"], "chat": whole, "row": line})
+    reader.refuse(path.name, faults, len(rows), "rows", "Correct or drop these rows.")
+    return Dataset.from_list(made)
+
+
+def transcript(said: list[dict]) -> str:
+    """Messages as text to read: one line each, led by the role."""
+    return "\n".join(f"{one['role']}: {one['content']}" for one in said)
 
 
 def corpus(source: str = "lab") -> tuple[Dataset, Dataset]:
     """(train, held out) documents with a `text` column; of one's own file some are held out, see `split`."""
     if source == "lab":
-        return read(LAB["corpus"], {"text"}), read(LAB["corpus_held_out"], {"text"})
+        return read(LAB["corpus"], set()), read(LAB["corpus_held_out"], set())
     return split(read(Path(source), {"text"}))
 
 
@@ -112,9 +127,9 @@ def instructions(source: str = "lab") -> tuple[Dataset, Dataset]:
     if source == "tickets":
         return tuple(map(Dataset.from_list, tickets.build()))
     if files := {"lab": LAB, "glossary": GLOSSARY}.get(source):
-        rows, held_out = (read(files[name], {"prompt", "answer"}) for name in ("instructions", "instructions_held_out"))
+        rows, held_out = (read(files[name], set()) for name in ("instructions", "instructions_held_out"))
         return rows, held_out.select(range(0, len(held_out), 8)) if source == "glossary" else held_out
-    return split(read(Path(source), {"prompt", "answer"}))
+    return split(chats(Path(source)))
 
 
 def questions(model: str = "", source: str = "lab") -> list[dict]:
@@ -135,14 +150,26 @@ def questions(model: str = "", source: str = "lab") -> list[dict]:
 
 
 def split(rows: Dataset) -> tuple[Dataset, Dataset]:
-    """(train, held out): of 800 rows and more every hundredth is held out, of fewer about eight, of few every tenth.
+    """(train, held out) of one's own rows, those that share a text held out together: see `splits.hold_out`."""
+    asked = [[f"asked: {normalised(text)}"] for text in rows["prompt" if "prompt" in rows.column_names else "text"]]
+    answers = [name for name in ("answer", "chosen", "rejected") if name in rows.column_names]
+    told = [
+        [f"told: {normalised(text)}" for text in texts if len(text.split()) >= splits.WORDS]
+        for texts in (zip(*(rows[name] for name in answers), strict=True) if answers else [()] * len(rows))
+    ]
+    train, unseen = splits.hold_out([a + b for a, b in zip(asked, told, strict=True)], asked)
+    return rows.select(train), rows.select(unseen)
 
-    Raises DataError for one row.
-    """
-    if len(rows) < 2:
-        raise DataError("too few rows to hold one out", got=len(rows), remedy="Give at least two.")
-    held_out = list(range(0, len(rows), min(100, max(10, len(rows) // 8))))
-    return rows.select(sorted(set(range(len(rows))) - set(held_out))), rows.select(held_out)
+
+def summary(train: Dataset, held_out: Dataset) -> str:
+    """One line on what was read of one's own file and what is done with it."""
+    both = [*zip(*(train[name] for name in train.column_names if name != "row"), strict=True)]
+    both += [*zip(*(held_out[name] for name in train.column_names if name != "row"), strict=True)]
+    repeated = len(both) - len({json.dumps(row, default=str) for row in both})
+    parts = (
+        f"{len(both)} rows read: {len(train)} to learn from, {len(held_out)} held out with all that ask or say the same"
+    )
+    return parts + (f"; {repeated} are repetitions of others" if repeated else "")
 
 
 def file_hash(source: str, name: str) -> str:
@@ -171,25 +198,32 @@ def messages(prompt: str | list[dict], answer: str | None = None) -> list[dict]:
     return turns if answer is None else [*turns, {"role": "assistant", "content": answer}]
 
 
-def chat_row(tokenizer, prompt: str, answer: str, loss_on: str = "assistant") -> dict[str, list[int]]:
+def chat_row(tokenizer, prompt: str | list[dict], answer: str, loss_on: str = "assistant") -> dict[str, list[int]]:
     """One training row of one question and its answer: see `conversation`."""
     return conversation(tokenizer, [(prompt, answer)], loss_on)
 
 
-def conversation(tokenizer, turns: list[tuple[str, str]], loss_on: str = "assistant") -> dict[str, list[int]]:
-    """One training row of (prompt, answer) turns: `input_ids`, and `labels`, IGNORED where the loss does not look.
+def conversation(
+    tokenizer, turns: list[tuple[str, str] | dict], loss_on: str = "assistant", tools: list | None = None
+) -> dict[str, list[int]]:
+    """One training row of (prompt, answer) turns or of messages: `input_ids`, and `labels`, IGNORED where the loss does
+    not look.
 
-    With loss_on="assistant" only answers and the tokens that end them are learned. A prompt's length comes from the
-    template's own generation prompt, so a template without generation marks is masked rightly too; so is what a
-    template writes after the stop token. Raises DataError where the template changes what was said before.
+    With loss_on="assistant" only the assistant's messages and the tokens that end them are learned, every one of them.
+    A prompt's length comes from the template's own generation prompt, so a template without generation marks is masked
+    rightly too; so is what a template writes after the stop token. Raises DataError where the template changes what
+    was said before.
     """
-    said, whole, labels, end = [], [], [], 0
-    for prompt, answer in turns:
-        said += messages(prompt, answer)
-        asked, before = templated(tokenizer, said[:-1], add_generation_prompt=True), whole[:end]
-        whole = templated(tokenizer, said)
+    said = [one for turn in turns for one in ([turn] if isinstance(turn, dict) else messages(*turn))]
+    more = {"tools": tools} if tools else {}
+    whole, labels, end = [], [], 0
+    for place in [place for place, one in enumerate(said) if one["role"] == "assistant"]:
+        asked, before = templated(tokenizer, said[:place], add_generation_prompt=True, **more), whole[:end]
+        whole = templated(tokenizer, said[: place + 1], **more)
         if whole[:end] != before:
-            remedy = "Write turns = 1: this template cannot be trained on several turns at once."
+            remedy = (
+                "Write turns = 1, or a row for each answer: this template cannot be trained on several turns at once."
+            )
             raise DataError("the chat template must not rewrite earlier turns", got=said, remedy=remedy)
         start = len(asked) if whole[: len(asked)] == asked else common_prefix(asked, whole)
         stops = (place for place, token in enumerate(whole) if token == tokenizer.eos_token_id and place >= start)
@@ -198,6 +232,45 @@ def conversation(tokenizer, turns: list[tuple[str, str]], loss_on: str = "assist
     if loss_on == "all":
         return {"input_ids": whole, "labels": list(whole)}
     return {"input_ids": whole[:end], "labels": labels}
+
+
+def check_template(tokenizer, chats: list[tuple[list[dict], list | None]], lines: list[int], name: str) -> None:
+    """Raise DataError, naming rows, where the chat template does not write what conversations hold.
+
+    A template may pass by a system message, tools or calls of them, or write another role's words as the user's.
+    """
+    user, said = {"role": "user", "content": "Alpha"}, {"role": "assistant", "content": "Beta"}
+    faults: dict[str, list[int]] = {}
+    known: dict[str, bool] = {}
+
+    def differs(key: str, with_it: list, without: list, **options) -> bool:
+        if key not in known:
+            try:
+                known[key] = templated(tokenizer, with_it, **options) != templated(tokenizer, without)
+            except (ModelError, TypeError, ValueError, KeyError):
+                known[key] = False
+        return known[key]
+
+    for (turns, tools), line in zip(chats, lines, strict=True):
+        roles = {one["role"] for one in turns}
+        for role in sorted(roles - {"user", "assistant"}):
+            other, plain = {"role": role, "content": "Gamma"}, {"role": "user", "content": "Gamma"}
+            begins = [other, user, said], [plain, user, said]
+            pair = begins if role == "system" else ([user, said, other, said], [user, said, plain, said])
+            silent = [user, said] if role == "system" else [user, said, said]
+            if not differs(role, *pair) or not differs(f"{role} at all", pair[0], silent):
+                faults.setdefault(f"have a {role} message", []).append(line)
+        if tools and not differs("tools", [user, said], [user, said], tools=tools):
+            faults.setdefault("have tools", []).append(line)
+        calls = next((one["tool_calls"] for one in turns if one.get("tool_calls")), None)
+        if calls and not differs("calls", [user, said | {"tool_calls": calls}], [user, said]):
+            faults.setdefault("have calls of tools", []).append(line)
+    if faults:
+        parts = "; ".join(f"{len(where)} rows {fault} ({reader.named(where)})" for fault, where in faults.items())
+        remedy = "Drop them from the rows, or take a model whose chat template writes them."
+        raise DataError(
+            f"the model's chat template has no form for what {name} holds: {parts}", got=name, remedy=remedy
+        )
 
 
 def give_template(tokenizer) -> bool:
@@ -289,13 +362,22 @@ def chat_rows(tokenizer, rows: Dataset, *, loss_on: str, max_length: int, turns:
 
     say: is told how many were cut.
     """
-    pairs = list(zip(rows["prompt"], rows["answer"], strict=True))
-    encoded = [conversation(tokenizer, pairs[start : start + turns], loss_on) for start in range(0, len(pairs), turns)]
-    long = [number for number, row in enumerate(encoded) if len(row["input_ids"]) > max_length]
+    if "chat" in rows.column_names:  # conversations of one's own
+        found = [json.loads(text) for text in rows["chat"]]
+        whole = [(one["messages"], one["tools"]) for one in found]
+        check_template(tokenizer, whole, rows["row"], "the file")
+    else:
+        whole = [(messages(*pair), None) for pair in zip(rows["prompt"], rows["answer"], strict=True)]
+    parts = [whole[start : start + turns] for start in range(0, len(whole), turns)]
+    encoded = [
+        conversation(tokenizer, [one for said, _ in part for one in said], loss_on, tools=part[0][1]) for part in parts
+    ]
+    own = rows["row"][::turns] if "row" in rows.column_names else range(len(encoded))
+    long = [line for line, row in zip(own, encoded, strict=True) if len(row["input_ids"]) > max_length]
     if long and say:
         say(f"{len(long)} of {len(encoded)} rows are cut at {max_length} tokens, without an end (first: row {long[0]})")
     cut = [{key: values[:max_length] for key, values in row.items()} for row in encoded]
-    check_labels(cut, tokenizer)
+    check_labels(cut, tokenizer, own)
     return Dataset.from_list(cut)
 
 
@@ -316,27 +398,28 @@ def with_replay(tokenizer, rows: Dataset, share: float, seed: int) -> Dataset:
     return concatenate_datasets([rows, Dataset.from_list([{"input_ids": ids, "labels": ids} for ids in plain])])
 
 
-def check_labels(rows: list[dict], tokenizer) -> None:
+def check_labels(rows: list[dict], tokenizer, names: Sequence[int] | None = None) -> None:
     """Raise DataError, naming the row, if a row teaches nothing or the stop token would never be learned."""
-    stop = tokenizer.eos_token_id
-    for number, row in enumerate(rows):
+    stop, names = tokenizer.eos_token_id, range(len(rows)) if names is None else names
+    for number, row in zip(names, rows, strict=True):
         if all(label == IGNORED for label in row["labels"]):
             raise DataError(
                 f"row {number} is masked from end to end: nothing in it would be learned",
                 got=tokenizer.decode(row["input_ids"])[:200],
                 remedy="Give the row an answer, or a prompt short enough that the answer is not cut off.",
             )
-    without = [number for number, row in enumerate(rows) if stop not in row["labels"]]
+    without = [number for number, row in zip(names, rows, strict=True) if stop not in row["labels"]]
+    at = {number: place for place, number in enumerate(names)}
     if len(without) == len(rows):
         raise DataError(
-            f"the stop token {tokenizer.eos_token!r} is in no row's loss (first: row 0): the model would never stop",
+            f"the stop token {tokenizer.eos_token!r} is in no row's loss (first: row {names[0]}): it would never stop",
             got=tokenizer.decode([label for label in rows[0]["labels"] if label != IGNORED])[-200:],
             remedy="Let the chat template end the answer with the tokenizer's eos_token, in the learned part.",
         )
     if len(without) > len(rows) // 2:
         raise DataError(
             f"{len(without)} of {len(rows)} rows end before the stop token (first: row {without[0]})",
-            got=tokenizer.decode(rows[without[0]]["input_ids"])[-200:],
+            got=tokenizer.decode(rows[at[without[0]]]["input_ids"])[-200:],
             remedy="Shorten these rows, or split them; the model would learn to run on.",
         )
 

@@ -39,11 +39,17 @@ WORD = r"'(?:s|t|re|ve|m|ll|d)| ?\p{Lu}(?!\p{Ll})| ?\p{L}\p{Ll}*| ?\p{N}| ?[^\s\
 
 # A blank opens every turn, so that a word is the same token in a question, in an answer and in running text.
 CHAT_TEMPLATE = """\
+{%- if tools %}{{ 'Tools: ' + (tools | tojson) + '\\n' }}{% endif %}
 {%- for message in messages %}
 {%- if message['role'] == 'assistant' %}
-{{- '<|assistant|>' }}{% generation %}{{ ' ' + message['content'] + '<|end|>' }}{% endgeneration %}
-{%- else %}
+{%- set calls = ' ' + (message['tool_calls'] | tojson) if message['tool_calls'] else '' %}
+{{- '<|assistant|>' }}{% generation %}{{ ' ' + message['content'] + calls + '<|end|>' }}{% endgeneration %}
+{%- elif message['role'] == 'user' %}
 {{- '<|user|> ' + message['content'] }}
+{%- elif message['role'] in ['system', 'tool'] %}
+{{- message['role'] | capitalize + ': ' + message['content'] + '\\n' }}
+{%- else %}
+{{- raise_exception('no form for the role ' + message['role']) }}
 {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"""

@@ -9,11 +9,11 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, concatenate_datasets
 
-from labkit import data
+from labkit import data, reader
 from labkit.errors import DataError
 
 FORMS = "Write prompt, chosen and rejected as texts, or chosen and rejected as lists of messages."
-SHOWN = 10  # row numbers named of each fault
+COLUMNS = ("prompt", "chosen", "rejected", "system")  # all that is read of one's own pairs
 ASKING = frozenset(  # what a request without a question mark begins with
     "what how why who whom whose when where which can could would will should please write explain tell give list "
     "describe show find say define translate summarize summarise compare suggest create draft".split()
@@ -27,27 +27,35 @@ def pairs(source: str = "lab") -> tuple[Dataset, Dataset]:
     shorter of SmolLM2's own two answers to an open question is chosen; a .jsonl, .json or .parquet file; a folder that
     `Dataset.save_to_disk` wrote or that holds such files; or a Hub id (its split "train"). Rows are plain (three texts)
     or conversational (lists of messages with role and content; the prompt may be missing where chosen and rejected
-    begin with it, as in UltraFeedback). Of one's own pairs those of some prompts are held out (`data.split`).
-    Raises DataError, with every fault counted and its rows named.
+    begin with it, as in UltraFeedback; a `system` text may stand beside them). Of one's own pairs some are held out
+    (`data.split`), of the lab's those that share no text with what is trained on. Raises DataError, with every fault
+    counted and its rows named.
     """
     if source in ("lab", "all"):
-        train, held_out = (
-            _checked(data.read(data.LAB[name], set()), name, own=False) for name in ("pairs", "pairs_held_out")
-        )
+        train, held_out = (_checked(_numbered(data.LAB[name]), name, own=False) for name in ("pairs", "pairs_held_out"))
         if source == "all":
-            train = concatenate_datasets([train, _checked(from_instructions(), "instructions", own=False)])
-        return train, held_out
+            made = list(enumerate(from_instructions(), 1))
+            train = concatenate_datasets([train, _checked(made, "instructions", own=False)])
+        return train, without_leaks(train, held_out)
     if source == "brief":
-        return data.split(_checked(data.read(data.BRIEF, set()), source, own=False))
-    rows = _checked(_load(source), Path(source).name)
-    prompts = list(dict.fromkeys(rows["prompt"]))
-    if len(prompts) < 2:
-        return data.split(rows)
-    unseen = set(data.split(Dataset.from_dict({"prompt": prompts}))[1]["prompt"])  # votes have many pairs of a prompt
-    places = {True: [], False: []}
-    for place, prompt in enumerate(rows["prompt"]):
-        places[prompt in unseen].append(place)
-    return rows.select(places[False]), rows.select(places[True])
+        return data.split(_checked(_numbered(data.BRIEF), source, own=False))
+    return data.split(_checked(_load(source), Path(source).name))
+
+
+def without_leaks(train: Dataset, held_out: Dataset) -> Dataset:
+    """The held-out pairs that share no prompt and no answer with a pair that is trained on.
+
+    A reward model knows what it has seen chosen: on such pairs of the lab it was right in 99.6%, on others in 92.1%.
+    """
+    asked = set(map(data.normalised, train["prompt"]))
+    told = {data.normalised(text) for side in ("chosen", "rejected") for text in train[side]}
+
+    def new(row: dict) -> bool:
+        return data.normalised(row["prompt"]) not in asked and not told & {
+            data.normalised(row[side]) for side in ("chosen", "rejected")
+        }
+
+    return held_out.select([place for place, row in enumerate(held_out) if new(row)])
 
 
 def from_instructions() -> Dataset:
@@ -83,6 +91,8 @@ def check(rows: Dataset, tokenizer, max_length: int, answered: bool = True) -> l
     Raises DataError where a prompt alone takes `max_length` tokens, so that nothing of its answers would be learned, or
     where the answers differ only beyond them. answered: the answers are learned from, not the prompts alone.
     """
+    data.check_template(tokenizer, [(said, None) for said in rows["messages"]], rows["row"], "the pairs")
+    data.check_template(tokenizer, [(said, None) for said in rows["messages"]], rows["row"], "the pairs")
     found, seen, alike, full = defaultdict(list), set(), [], {}
     for row in rows:
         number, said, answers = row["row"], row["messages"], (row["chosen"], row["rejected"])
@@ -104,16 +114,16 @@ def check(rows: Dataset, tokenizer, max_length: int, answered: bool = True) -> l
         elif answered and max(map(len, whole)) > max_length:
             found[f"are cut at {max_length} tokens"].append(number)
     if alike:
-        what = f"{len(alike)} of {len(rows)} pairs are one and the same in {max_length} tokens ({_named(alike)})"
+        what = f"{len(alike)} of {len(rows)} pairs are one and the same in {max_length} tokens ({reader.named(alike)})"
         raise DataError(what, got=f"cut at {max_length} tokens", remedy="Shorten these rows or drop them.")
     if full:
         raise DataError(
             f"{len(full)} of {len(rows)} pairs have a prompt that fills the context of {max_length} tokens "
-            f"({_named(list(full))})",
+            f"({reader.named(list(full))})",
             got=f"up to {max(full.values())} tokens",
             remedy="Shorten these prompts or drop the rows: nothing of their answers would be learned.",
         )
-    return [f"{len(numbers)} of {len(rows)} pairs {what} ({_named(numbers)})" for what, numbers in found.items()]
+    return [f"{len(numbers)} of {len(rows)} pairs {what} ({reader.named(numbers)})" for what, numbers in found.items()]
 
 
 def tokens(rows: Dataset, tokenizer) -> Dataset:
@@ -139,21 +149,30 @@ def data_hash(source: str) -> str:
         return data.file_hash("lab", "pairs") + data.file_hash("lab", "instructions")
     if source in ("lab", "brief") or Path(source).is_file():
         return data.file_hash(source, "pairs")
-    return _load(source)._fingerprint  # made by datasets from the files and how they are read
+    return _dataset(source)._fingerprint  # made by datasets from the files and how they are read
 
 
-def _load(source: str) -> Dataset | list[dict]:
+def _numbered(path: Path) -> list[tuple[int, dict]]:
+    return reader.records(path)
+
+
+def _load(source: str) -> list[tuple[int, dict]]:
+    """(line or row, row) of each pair, with the columns that a pair has and no others."""
     path = Path(source)
-    if path.suffix in (".jsonl", ".json") or (path.suffix == ".parquet" and not path.is_file()):
-        return data.lines(path)
-    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source)
+    if path.is_file() or path.suffix in reader.SUFFIXES:
+        return reader.records(path, COLUMNS)
+    found = _dataset(source)
+    found = found.select_columns([name for name in found.column_names if name in COLUMNS]) if len(found) else found
+    return list(enumerate(found, 1))
+
+
+def _dataset(source: str) -> Dataset:
+    path, hub = Path(source), re.fullmatch(r"[\w.-]+/[\w.-]+", source)
     if not path.exists() and not hub:
         raise DataError(
             "data not found", got=source, remedy='Give a JSONL file, a dataset\'s folder, a Hub id or "lab".'
         )
     try:
-        if path.suffix == ".parquet":
-            return Dataset.from_parquet(str(path))
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             found = datasets.load_from_disk(str(path))
             return found if isinstance(found, Dataset) else found["train"]
@@ -163,70 +182,89 @@ def _load(source: str) -> Dataset | list[dict]:
         raise DataError(f"no dataset could be read: {str(error)[:300]}", got=source, remedy=remedy) from error
 
 
-def _checked(rows: Dataset | list[dict], name: str, own: bool = True) -> Dataset:
+def _checked(rows: list[tuple[int, dict]], name: str, own: bool = True) -> Dataset:
     """The rows in one form. Raises DataError that counts each fault and names its rows."""
-    columns = sorted({column for row in rows for column in row})
+    columns = sorted({column for _, row in rows for column in row})
     if missing := {"chosen", "rejected"} - set(columns):
         raise DataError(f"{name} lacks the columns {sorted(missing)}", got=columns, remedy=FORMS)
     faults, kept = defaultdict(list), []
-    for number, row in enumerate(rows):
+    for line, row in rows:
         try:
             messages, chosen, rejected = _parts(row)
         except (KeyError, TypeError, ValueError) as error:
             fault = str(error) if isinstance(error, ValueError) else "are no pair of texts or messages"
-            faults[fault].append(number)
+            faults[fault].append(line)
             continue
-        prompt = messages[-1]["content"] if len(messages) == 1 else _transcript(messages)
-        if not prompt.strip():
-            faults["have an empty prompt"].append(number)
-        elif not chosen.strip() or not rejected.strip():
-            faults["have an empty answer"].append(number)
-        elif chosen.strip() == rejected.strip():
-            faults["have the same answer as chosen and rejected"].append(number)
+        prompt = messages[-1]["content"] if len(messages) == 1 else data.transcript(messages)
+        if chosen.strip() == rejected.strip():
+            faults["have the same answer as chosen and rejected"].append(line)
         elif messages[-1]["content"].strip() == chosen.strip():
-            faults["repeat the prompt as the chosen answer"].append(number)
-        extra = {key: row.get(key) for key in columns if key not in ("prompt", "chosen", "rejected", "messages")}
+            faults["repeat the prompt as the chosen answer"].append(line)
+        extra = {key: row.get(key) for key in columns if key not in COLUMNS}
         kept.append(
-            {"prompt": prompt, "chosen": chosen, "rejected": rejected, **extra, "messages": messages, "row": number}
+            {"prompt": prompt, "chosen": chosen, "rejected": rejected, **extra, "messages": messages, "row": line}
         )
     if own:
         faults |= _swapped(kept)
-    if faults:
-        what = "; ".join(f"{len(numbers)} {fault} ({_named(numbers)})" for fault, numbers in faults.items())
-        count = len({number for numbers in faults.values() for number in numbers})
-        remedy = "Correct or drop these rows; rows are counted from 0."
-        raise DataError(
-            f"{count} of {len(rows)} pairs in {name} cannot be learned from: {what}", got=name, remedy=remedy
-        )
-    try:
-        return Dataset.from_list(kept)
-    except (ValueError, TypeError) as error:  # a column beside these, of mixed types
-        raise DataError(f"a column of {name} holds several types: {error}", got=columns, remedy=FORMS) from error
+    reader.refuse(name, faults, len(rows), "pairs", "Correct or drop these rows.")
+    return Dataset.from_list(kept)
 
 
 def _parts(row: dict) -> tuple[list[dict], str, str]:
     """(messages before the answer, chosen, rejected) of a plain or conversational row. Raises ValueError: its fault."""
-    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    prompt, chosen, rejected = row.get("prompt"), row.get("chosen"), row.get("rejected")
     if isinstance(chosen, str) and isinstance(rejected, str):
         if prompt is None:
             raise ValueError("have no prompt")
-        before = [_message("user", prompt)] if isinstance(prompt, str) else _messages(prompt)
-        return _asked(before), chosen, rejected
-    chosen, rejected = _messages(chosen), _messages(rejected)
+        before = _messages(prompt) if isinstance(prompt, list) else [_message("user", reader.sound(prompt, "prompt"))]
+        return _asked(_with_system(row, before)), reader.sound(chosen, "answer"), reader.sound(rejected, "answer")
+    if not isinstance(chosen, list) or not isinstance(rejected, list):
+        raise ValueError("are no pair of texts or messages")
     if not chosen or not rejected:
         raise ValueError("have an empty answer")
+    chosen, rejected = _messages(chosen), _messages(rejected)
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
-    before = _messages(prompt) if isinstance(prompt, list) else []
-    before = chosen[:shared] if before == chosen[: len(before)] and shared else before + chosen[:shared]
-    if not before and isinstance(prompt, str):
-        before = [_message("user", prompt)]
     if len(chosen) != shared + 1 or len(rejected) != shared + 1:
         raise ValueError("differ in more than the last message")
     if {chosen[-1]["role"], rejected[-1]["role"]} != {"assistant"}:
         raise ValueError("have an answer that is not the assistant's: are columns swapped?")
-    return _asked(before), chosen[-1]["content"], rejected[-1]["content"]
+    before = _joined(prompt, chosen[:shared])
+    return _asked(_with_system(row, before)), chosen[-1]["content"], rejected[-1]["content"]
+
+
+def _joined(prompt, shared: list[dict]) -> list[dict]:
+    """The messages before the answer, of a prompt and of what chosen and rejected begin with: none of them twice."""
+    if prompt is None:
+        return shared
+    if isinstance(prompt, list):
+        before = _messages(prompt)
+        if not shared or before[-len(shared) :] == shared:  # chosen repeats the prompt's end
+            return before
+        if shared[: len(before)] == before:  # the prompt is where chosen begins
+            return shared
+        if before[-1]["role"] == "assistant" and shared[0]["role"] == "user":  # chosen goes on where it ends
+            return before + shared
+        raise ValueError("have a prompt that is not what chosen begins with")
+    prompt = reader.sound(prompt, "prompt")
+    if not shared:
+        return [_message("user", prompt)]
+    if prompt.strip() not in [one["content"].strip() for one in shared if one["role"] == "user"]:
+        raise ValueError("have a prompt that is not what chosen begins with")
+    return shared
+
+
+def _with_system(row: dict, before: list[dict]) -> list[dict]:
+    """The messages led by the row's `system` text, where it has one."""
+    system = row.get("system")
+    if system is None or system == "":
+        return before
+    if before and before[0]["role"] == "system":
+        if before[0]["content"] != system:
+            raise ValueError("have a system column and another system message")
+        return before
+    return [_message("system", reader.sound(system, "system")), *before]
 
 
 def _asked(messages: list[dict]) -> list[dict]:
@@ -270,17 +308,7 @@ def _message(role: str, content: str) -> dict:
 
 
 def _messages(found: list[dict]) -> list[dict]:
-    if not isinstance(found, list) or not all(isinstance(one["content"], str) for one in found):
-        raise TypeError(found)
-    if any(one.get("tool_calls") for one in found):
+    said = reader.messages(found)
+    if any(one.get("tool_calls") for one in said):
         raise ValueError("have tool calls, which are not trained on here")
-    return [_message(one["role"], one["content"]) for one in found]
-
-
-def _transcript(messages: list[dict]) -> str:
-    return "\n".join(f"{one['role']}: {one['content']}" for one in messages)
-
-
-def _named(numbers: list[int]) -> str:
-    more = ", ..." if len(numbers) > SHOWN else ""
-    return ("rows " if len(numbers) > 1 else "row ") + ", ".join(map(str, numbers[:SHOWN])) + more
+    return [_message(one["role"], one["content"]) for one in said]

@@ -89,7 +89,7 @@ def test_sft_is_the_mean_of_all_tokens(folder, store):
     _, held_out = data.instructions(str(folder / "sft.jsonl"))
     rows = data.chat_rows(tokenizer, held_out, loss_on="answer", max_length=1024)
     sums = [nats(model, row["input_ids"], row["labels"]) for row in rows]
-    assert len({n for _, n in sums}) > 2  # of different lengths
+    assert len({n for _, n in sums}) > 1  # of different lengths
     assert look(run, -1)["held_out_loss"] == pytest.approx(sum(n for n, _ in sums) / sum(t for _, t in sums), rel=1e-6)
 
 

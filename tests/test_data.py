@@ -341,7 +341,11 @@ def test_files_that_cannot_be_used_are_named(jsonl):
     refused(lambda: data.corpus(jsonl("{not json")), "line 1 of own.jsonl is no JSON object", "one object a line")
     ask = {"prompt": "Hi?", "answer": "Hello."}
     refused(lambda: data.instructions(jsonl({"prompt": "Hi?"}, {"prompt": "So?"})), "lacks the columns ['answer']")
-    refused(lambda: data.instructions(jsonl(ask, ask, {**ask, "answer": " "})), "row 2 of own.jsonl", "'answer'")
+    refused(
+        lambda: data.instructions(jsonl(ask, ask, {**ask, "answer": " "})),
+        "1 of 3 rows in own.jsonl",
+        "an empty answer (line 3)",
+    )
     refused(lambda: data.instructions(jsonl(ask)), "too few rows", "got 1")
 
 

@@ -163,7 +163,7 @@ def test_it_starts_from_the_base(store):
 def test_pairs_that_prefer_nothing_are_named_before_training(folder, store, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text("\n".join(json.dumps(row) for row in [ROWS[0], ROWS[1] | {"rejected": ROWS[1]["chosen"]}]))
-    with pytest.raises(DataError, match="row 1"):
+    with pytest.raises(DataError, match="line 2"):
         orpo.train(config(folder, data=str(bad)), folder / "model", "tiny", say=quiet)
     assert not [run for run in runs.all_runs("orpo") if run.history()]
 
@@ -184,5 +184,5 @@ def test_pairs_made_of_instructions():
             assert pair["rejected"] != pair["chosen"] and pair["chosen"] in good
     train, held_out = preferences.pairs("all")
     lab, lab_held_out = preferences.pairs("lab")
-    assert len(train) == len(lab) + len(made) and held_out["prompt"] == lab_held_out["prompt"]
+    assert len(train) == len(lab) + len(made) and set(held_out["prompt"]) < set(lab_held_out["prompt"])
     assert preferences.data_hash("all") != preferences.data_hash("lab")

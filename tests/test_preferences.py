@@ -40,7 +40,7 @@ def test_every_form_gives_the_same_pair(write, form):
     train, held_out = preferences.pairs(write([FORMS[form]] * 3))
     assert (len(train), len(held_out)) == (2, 1)
     row = train[0]
-    assert {name: row[name] for name in PLAIN} == PLAIN and row["messages"] == [ASK] and row["row"] == 1
+    assert {name: row[name] for name in PLAIN} == PLAIN and row["messages"] == [ASK] and row["row"] == 2
 
 
 def test_several_turns_are_kept(write):
@@ -107,15 +107,15 @@ def test_a_fault_is_counted_and_its_rows_are_named(write, fault):
     rows[4] = rows[17] = FAULTS[fault]
     with pytest.raises(DataError) as caught:
         preferences.pairs(write(rows))
-    assert f"2 of 30 pairs in own.jsonl cannot be learned from: 2 {fault} (rows 4, 17)" in str(caught.value)
+    assert f"2 of 30 pairs in own.jsonl cannot be learned from: 2 {fault} (lines 5, 18)" in str(caught.value)
 
 
 def test_all_faults_are_told_at_once_and_many_rows_are_cut_short(write):
     rows = [PLAIN, *[FAULTS["have an empty answer"]] * 12, FAULTS["have an empty prompt"]]
     with pytest.raises(DataError) as caught:
         preferences.pairs(write(rows))
-    assert "13 of 14 pairs" in str(caught.value) and "(rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ...)" in str(caught.value)
-    assert "1 have an empty prompt (row 13)" in str(caught.value)
+    assert "13 of 14 pairs" in str(caught.value) and "(lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...)" in str(caught.value)
+    assert "1 have an empty prompt (line 14)" in str(caught.value)
 
 
 SWAPPED = {
@@ -140,7 +140,7 @@ def test_the_labs_pairs_turned_round_are_found_but_a_few_wrong_labels_are_not_re
     preferences.pairs(write(rows[:18] + turned[18:]))  # labels of which half are noise
     some, _ = preferences.pairs(write(rows[:30] + turned[30:]))
     said = preferences.check(some, models.load("smoke")[1], 999)
-    assert any("prefer what the lab's own pairs reject (rows 31, 32, 33" in note for note in said)
+    assert any("prefer what the lab's own pairs reject (lines 32, 33, 34" in note for note in said)
 
 
 @pytest.mark.parametrize("swapped", list(itertools.permutations(("prompt", "chosen", "rejected"))))
@@ -159,11 +159,10 @@ def test_the_labs_columns_in_any_other_order_are_found(write, swapped, name):
     ("rows", "says"),
     [
         ([{"prompt": "a", "chosen": "b"}] * 2, "lacks the columns ['rejected']"),
-        ([PLAIN, {"chosen": "b", "rejected": "c"}, {**PLAIN, "chosen": 4}], "1 have no prompt (row 1)"),
-        ([{"chosen": "b"}, PLAIN, PLAIN], "1 are no pair of texts or messages (row 0)"),
-        ([PLAIN, {**PLAIN, "chosen": 42}], "1 are no pair of texts or messages (row 1)"),
-        ([{**FORMS["conversational"], "chosen": []}, PLAIN], "1 have an empty answer (row 0)"),
-        ([{**PLAIN, "note": 1}, {**PLAIN, "note": "b"}], "several types"),
+        ([PLAIN, {"chosen": "b", "rejected": "c"}, {**PLAIN, "chosen": 4}], "1 have no prompt (line 2)"),
+        ([{"chosen": "b"}, PLAIN, PLAIN], "1 are no pair of texts or messages (line 1)"),
+        ([PLAIN, {**PLAIN, "chosen": 42}], "1 are no pair of texts or messages (line 2)"),
+        ([{**FORMS["conversational"], "chosen": []}, PLAIN], "1 have an empty answer (line 1)"),
         ([{"chosen": [ASK, GOOD], "rejected": [ASK, BAD, ASK, GOOD]}] * 2, "differ in more than the last message"),
     ],
 )
@@ -181,7 +180,7 @@ def test_rows_of_several_forms_are_one_set(write):
 def test_answers_that_differ_only_beyond_the_context_are_refused(write):
     long = {**PLAIN, "chosen": "so " * 80 + "yes.", "rejected": "so " * 80 + "no."}
     train, _ = preferences.pairs(write([PLAIN, long, PLAIN]))
-    with pytest.raises(DataError, match=r"1 of \d pairs are one and the same in 64 tokens \(row 1\)"):
+    with pytest.raises(DataError, match=r"1 of \d pairs are one and the same in 64 tokens \(line 2\)"):
         preferences.check(train, models.load("smoke")[1], 64)
 
 
@@ -201,14 +200,14 @@ def test_lengths_repetitions_and_contradictions(write):
     back = {**PLAIN, "chosen": PLAIN["rejected"], "rejected": PLAIN["chosen"]}
     train, _ = preferences.pairs(write([PLAIN, PLAIN, back, PLAIN, long]))
     assert preferences.check(train, tokenizer, 64) == [
-        "2 of 4 pairs prefer what another row rejects (rows 2, 3)",
-        "1 of 4 pairs are given twice (row 3)",
-        "1 of 4 pairs are cut at 64 tokens (row 4)",
+        "2 of 4 pairs prefer what another row rejects (lines 3, 4)",
+        "1 of 4 pairs are given twice (line 4)",
+        "1 of 4 pairs are cut at 64 tokens (line 5)",
     ]
     full = {**PLAIN, "prompt": "so " * 80}
     train, _ = preferences.pairs(write([PLAIN, PLAIN, full, full]))
     with pytest.raises(
-        DataError, match=r"2 of 2 pairs have a prompt that fills the context of 64 tokens \(rows 2, 3\)"
+        DataError, match=r"2 of 2 pairs have a prompt that fills the context of 64 tokens \(lines 3, 4\)"
     ):
         preferences.check(train, tokenizer, 64)
 

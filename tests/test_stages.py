@@ -167,7 +167,7 @@ def test_a_checkpoint_torn_by_a_kill_is_passed_by(folder, store):
 
     run = sft.train(config, folder / "model", "tiny", say=quiet, stop=stop, at_look=at_look)
     (kept,) = (run.path / "resume").glob("checkpoint-*")
-    torn = run.path / "resume" / "checkpoint-3"
+    torn = run.path / "resume" / "checkpoint-9"
     torn.mkdir()
     (torn / "model.safetensors").write_bytes(b"half")
     again = sft.train(config, folder / "model", "tiny", say=quiet)
@@ -251,7 +251,7 @@ def test_bad_rows_are_named_before_training(folder, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "c", "answer": " "}\n')
     config = SFTConfig(model=str(folder / "model"), data=str(bad), steps=1)
-    with pytest.raises(DataError, match="row 1"):
+    with pytest.raises(DataError, match="line 2"):
         sft.train(config, folder / "model", "tiny", say=quiet)
 
 

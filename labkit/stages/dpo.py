@@ -205,6 +205,7 @@ def train(
     model, tokenizer = training.load(run, config, source)  # with an adapter, the reference is the model without it
     max_length = min(1024, models.context(model))
     if config.data != "lab":
+        say(data.summary(pairs, held_out))
         for note in preferences.check(concatenate_datasets([pairs, held_out]), tokenizer, max_length):
             say(note)
     needed = config.steps * config.batch_size

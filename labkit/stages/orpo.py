@@ -104,6 +104,7 @@ def train(
     data.give_template(tokenizer)  # a base may have none
     max_length = min(1024, models.context(model))
     if config.data not in ("lab", "all"):
+        say(data.summary(pairs, held_out))
         for note in preferences.check(concatenate_datasets([pairs, held_out]), tokenizer, max_length):
             say(note)
     needed = config.steps * config.batch_size

@@ -284,6 +284,7 @@ def train(
         what, most = "max_new_tokens must leave room for a prompt", room + config.max_new_tokens - 1
         raise ConfigError(what, got=config.max_new_tokens, remedy=f"Write max_new_tokens = {most} or less.")
     if config.data != "lab":
+        say(data.summary(pairs, held_out))
         preferences.check(concatenate_datasets([pairs, held_out]), tokenizer, room, answered=False)
     reward = reward_function or rewards.load(config.reward)
     score = rollouts.scorer(reward, config.missing_eos_penalty)

@@ -107,6 +107,8 @@ def train(
         return run
     transformers.set_seed(config.seed)
     model, tokenizer, documents, held_out = prepare(config)
+    if "row" in documents.column_names:  # a file of one's own
+        say(data.summary(documents, held_out))
     rows = data.blocks(tokenizer, documents, config.block_size)
     unseen = data.blocks(tokenizer, held_out, config.block_size)[:256]
     bytes_per_token = len(tokenizer.decode(unseen.flatten(), skip_special_tokens=True).encode()) / unseen.numel()

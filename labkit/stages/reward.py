@@ -109,6 +109,7 @@ def train(
     model, tokenizer = training.load(run, config, source, rewards.from_language_model)
     max_length = rewards.context(model)
     if config.data != "lab":
+        say(data.summary(pairs, held_out))
         for note in preferences.check(concatenate_datasets([pairs, held_out]), tokenizer, max_length):
             say(note)
     pairs = pairs.shuffle(seed=config.seed)

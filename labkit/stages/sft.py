@@ -70,6 +70,8 @@ def train(
         return run
     transformers.set_seed(config.seed)
     rows, held_out = data.instructions(config.data)
+    if "row" in rows.column_names:  # a file of one's own
+        say(data.summary(rows, held_out))
     model, tokenizer = training.load(run, config, source)
     if config.model == "smoke":
         rows, held_out = (few.select(range(min(most, len(few)))) for few, most in ((rows, 200), (held_out, 40)))
