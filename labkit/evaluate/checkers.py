@@ -47,30 +47,30 @@ def value(question: dict) -> str:
     return {"sum": must.split("= ")[-1], "larger": must.split()[0]}.get(kind, must)
 
 
-def places(question: dict) -> dict[str, str]:
-    """What stands in the wordings' places, as regular expressions: {e, k, low}; see `wordings`."""
+def asked(question: dict) -> str:
+    """A regular expression for what was asked after: a name with any articles, or what a skill was given."""
     kind, numbers = question["kind"], re.findall(r"\d+", question["answer"])
-    listed = re.escape(question["prompt"].split(": ")[-1].rstrip(".?"))
     if kind == "sum":
-        a, b = numbers[:2]
-        listed = rf"(?:{a} ?(?:\+|plus|and) ?{b}|{b} ?(?:\+|plus|and) ?{a})"
-    elif kind == "larger":
-        a, b = numbers[:2]
-        listed = rf"(?:{a} (?:and|or) {b}|{b} (?:and|or) {a})"
-    elif kind == "order":
-        listed = ",? (?:and )?".join(re.findall(r"\d+", question["prompt"]))
-    about = question["entity"] if kind in ("how-to", "capitals") else question["subject"]
-    return {"e": f"(?:the )?{re.escape(about)}", "k": listed, "low": numbers[1] if kind == "larger" else ""}
+        return r"(?:{0} ?(?:\+|plus|and) ?{1}|{1} ?(?:\+|plus|and) ?{0})".format(*numbers)
+    if kind == "larger":
+        return "(?:{0} (?:and|or) {1}|{1} (?:and|or) {0})".format(*numbers)
+    if kind == "order":
+        return ",? (?:and )?".join(re.findall(r"\d+", question["prompt"]))
+    name = re.escape(question["entity"] if kind in ("how-to", "capitals") else question["subject"])
+    if not name:
+        return rf"(?:the list|{re.escape(question['prompt'].split(': ')[-1])})"
+    return rf"(?:(?:an?|the|word|term|element|letters|country of) )*{name}s?"
 
 
 def stem(word: str) -> str:
-    return re.sub(r"(?:ing|ed|es|s|e)$", "", word) if len(word) > 4 else word
+    """The word without its ending: encloses, enclosing -> enclos; running -> run."""
+    return re.sub(r"(?:([a-z])\1ing|ing|ed|es|s|e)$", r"\1", word) if len(word) > 4 else word
 
 
 def close(reference: str, said: str, share: float) -> bool:
     """Whether `said` has at least this share of the reference's words, in its order and with none of its own.
 
-    Small words do not count, negations do.
+    Small words do not count; those that decide (not, without, less) must all be there.
     """
     wanted, found = (
         [stem(word) for word in re.findall(r"[\w'+-]+", one.lower()) if word not in SMALL_WORDS]
@@ -78,8 +78,8 @@ def close(reference: str, said: str, share: float) -> bool:
     )
     blocks = SequenceMatcher(None, wanted, found, autojunk=False).get_matching_blocks()
     same = sum(block.size for block in blocks)
-    negated, said_not = (len(wordings.NEGATIONS.findall(one)) for one in (reference, said))
-    return same == len(found) and same >= share * len(wanted) and negated == said_not
+    decisive = [len(wordings.DECIDES.findall(one)) for one in (reference, said)]
+    return same == len(found) and same >= share * len(wanted) and decisive[0] == decisive[1]
 
 
 def means(question: dict, said: str) -> bool:
@@ -93,9 +93,13 @@ def means(question: dict, said: str) -> bool:
     if kind == "order":
         return re.split(r",? and |, ?| < | ", said) == re.findall(r"\d+", wanted)
     wanted, said = (re.sub(r"^(?:(?:an?|the) )+", "", one, flags=re.I) for one in (wanted, said))
+    if kind in ("copy", "reverse"):
+        said = said.replace(",", "")
+    if kind == "capital":
+        said = re.sub(r"^city of ", "", said, flags=re.I)
     if kind not in NAMES:
         wanted, said = wanted.lower(), said.lower()
-    if kind == "kind" and not wordings.NEGATIONS.search(said):
+    if kind == "kind" and not wordings.DECIDES.search(said):
         said = re.split(r",? (?:that|which|who) ", said)[0]  # a mill that is powered by the wind
     also = {"group": wanted + "s", "count": str(COUNTS.index(wanted)) if wanted in COUNTS else wanted}
     return said in (wanted, also.get(kind, wanted))
@@ -103,50 +107,42 @@ def means(question: dict, said: str) -> bool:
 
 def states(question: dict, sentence: str) -> bool:
     """Whether the sentence is the answer, in one of the wordings of its kind."""
-    texts, filled = {sentence, wordings.OPENS.sub("", sentence, count=1)}, places(question)
-    for wording in (*wordings.ANY, *wordings.WORDINGS.get(question["kind"], ())):
-        for place, pattern in filled.items():
-            wording = wording.replace(f"{{{place}}}", pattern)
-        found = (re.fullmatch(wording, text, re.I) for text in texts)
-        if any(match and means(question, match["v"]) for match in found):
-            return True
+    low, opens = re.findall(r"\d+", question["answer"])[-1:] or [""], wordings.OPENS.match(sentence)
+    for wording in wordings.wordings(question["kind"]):
+        pattern = wording.replace("{v}", "(?P<v>.+?)").replace("{e}", asked(question)).replace("{low}", low[0])
+        for text in (sentence, sentence[opens.end() :] if opens else sentence):
+            if (found := re.fullmatch(pattern, text, re.I)) and means(question, found["v"]):
+                return True
     return False
 
 
 def around(sentence: str) -> bool:
     """Whether it is talk that claims nothing of what was asked: "I hope that this helps you"."""
-    talk = re.sub(rf"^{wordings.OPENS.pattern}", "", sentence, flags=re.I)
+    talk = sentence[opens.end() :] if (opens := wordings.OPENS.match(sentence)) else sentence
     if wordings.TAKES_BACK.search(talk) or re.search(r"(?<=\s)(?!I\b)[A-Z]", sentence):  # a figure, a "no", a name
         return False
     return not talk or wordings.AROUND.fullmatch(talk) is not None
 
 
+def clauses(text: str) -> list[str]:
+    """The sentences of a text, parted at commas, colons and before a reason."""
+    parts = (re.split(r"\s*[,;:–—]\s*| (?=because\b|since\b|but\b)", sentence) for sentence in sentences(text))
+    return [clause for part in parts for clause in part if clause]
+
+
 def refuses(text: str) -> bool:
     """Whether the whole text refuses: it says so, adds at most a reason or an offer, and hints at no way to do it."""
-    refused = False
-    for sentence in sentences(text):
-        if refusal := wordings.REFUSES.match(sentence):
-            refused, rest = True, clauses(sentence[refusal.end() :])[1:]
-        else:
-            rest = [sentence]
-        follows = (wordings.REASON, wordings.OFFER, wordings.REFUSES)
-        if not all(around(one) or any(pattern.match(one) for pattern in follows) for one in rest):
-            return False
-    return refused and not wordings.HINT.search(text)
-
-
-def clauses(sentence: str) -> list[str]:
-    """What commas and "because" part; the first may be empty."""
-    first, *rest = re.split(r"\s*[,;:–—]\s*| (?=because\b|since\b|but\b)", sentence)
-    return [first, *(one for one in rest if one)]
+    said = clauses(text)
+    refusals = [one for one in said if wordings.REFUSES.match(one)]
+    harmless = [one for one in said if around(one) or wordings.SORRY.fullmatch(one)]
+    harmless += [one for one in said if wordings.REASON.match(one) or wordings.OFFER.match(one)]
+    return bool(refusals) and set(said) <= {*refusals, *harmless} and not wordings.HINT.search(text)
 
 
 def declines(question: dict, text: str) -> bool:
     """Whether the text refuses what was asked, and not another thing."""
-    words = f"{question['prompt']} {question['answer']} {wordings.REFUSED}"
-    known = set(re.findall(r"\w+", words.lower()))
-    refusals = ((one, wordings.REFUSES.match(one)) for one in sentences(text))
-    refused = " ".join(clauses(one[found.end() :])[0] for one, found in refusals if found)
+    known = set(re.findall(r"\w+", f"{question['prompt']} {question['answer']} {wordings.REFUSED}".lower()))
+    refused = " ".join(one[found.end() :] for one in clauses(text) if (found := wordings.REFUSES.match(one)))
     return refuses(text) and set(re.findall(r"\w+", refused.lower())) <= known
 
 

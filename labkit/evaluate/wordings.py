@@ -1,161 +1,77 @@
-"""Wordings: the ways to say an answer, one list for each kind of question, and the talk that may stand around it.
+"""Wordings: the ways to say an answer, for each kind of question, what may stand around one, and how to refuse.
 
-Each wording is a regular expression for a whole sentence. {e} stands for what was asked after, {k} for the question's
-numbers or words as they were listed, (?P<v>.+) for the value. Letter case does not count here.
+Each wording is a regular expression for a whole sentence. {v} stands for the value, {e} for what was asked after, with
+any articles (for skills: the numbers or words that were given). Letter case does not count here.
 """
 
 import re
 
-ARTICLES = r"(?:(?:an?|the) )*"  # none or several: a small model's "an A airfield" is a slip, not another thing
-V = "(?P<v>.+)"
-ANY = [V, rf"(?:it|that|this)(?: is|'s) {V}", rf"the (?:right |correct )?answer(?: is|:) {V}"]  # to every question
-MEANS = [
-    f"{ARTICLES}{{e}} (?:is|are|means|refers to) {V}",
-    f"the (?:word|term) {{e}} (?:means|refers to|stands for) {V}",
-    f"the meaning of (?:the (?:word|term) )?{ARTICLES}{{e}} is {V}",
-    f"by {ARTICLES}{{e}},? we mean {V}",
-    f"we call it {ARTICLES}{{e}}: {V}",
-    f"(?:it|that) means {V}",
-    f"{ARTICLES}{{e}}: {V}",
-]
-PLACE = "(?:is|lies)(?: (?:located|found|situated))?"
-KINDS = "(?:kind|type|sort|form)"
-WORDS = "(?:words?)(?: (?:of|in|from) (?:the )?(?:list|{k}))?"
-
-WORDINGS = {
-    "capital": [
-        f"(?:the |its )?capital(?: city)?(?: of {{e}})?(?: is(?: called| named)?|:) {V}",
-        f"{V} is (?:the |its )?capital(?: city)?(?: of {{e}})?",
-        f"{{e}}'s capital(?: city)? is {V}",
-        f"{{e}} has its capital in {V}",
-        f"in {{e}},? the capital(?: city)? is {V}",
-        f"the (?:government of {{e}} sits|(?:seat of )?government(?: of {{e}})? is) in {V}",
-        f"{V} is the city(?: in {{e}})? that (?:has|holds) the government(?: of {{e}})?",
-    ],
-    "region": [
-        f"(?:{{e}}|it) {PLACE}(?: in)? {V}",
-        f"(?:{{e}}|it) is a country(?: (?:located|found))? in {V}",
-        f"the country of {{e}} is (?:located|found) in {V}",
-        f"you can find {{e}} in {V}",
-        f"(?:on a map,? )?{{e}} (?:is|can be found) in {V}",
-        f"in {V}",
-    ],
+NOUNS = {  # what the value is of what was asked after: "the capital of {e} is Lima", "its capital is Lima"
+    "capital": "capital(?: city)?|seat of government", "region": "region|part of the world",
+    "language": "(?:main |official )?language(?: spoken)?", "symbol": "(?:chemical )?symbol",
+    "number": "(?:atomic )?number", "group": "group", "definition": "meaning", "meaning": "meaning",
+    "purpose": "purpose|use", "expansion": "long form|meaning", "first": "first word", "last": "last word",
+    "count": "number of words", "reverse": "reverse(?: order)?", "order": "(?:right |correct )?order", "sum": "sum",
+    "larger": "(?:larger|bigger|greater)(?: number| one)?",
+}  # fmt: skip
+MEANS = ["{e} (?:is|are|means?|refers? to) {v}", "by {e},? we mean {v}", "(?:it|that) means {v}", "{e}: {v}"]
+SPEAK = "(?:mainly |mostly )?speak {v}"
+LIES = "(?:is a country|can be found|(?:is|lies)(?: located| found| situated)?)"
+OTHER = {
+    "capital": ["{e} has its capital in {v}", "the government of {e} (?:sits|is) in {v}"],
+    "region": [f"(?:on a map,? )?(?:{{e}}|it) {LIES}(?: in)? {{v}}", "you can find {e} in {v}", "in {v}"],
     "language": [
-        f"(?:the )?people (?:in|of|from) {{e}} (?:mainly |mostly )?speak {V}",
-        f"(?:they|people(?: there)?|its people) (?:mainly |mostly )?speak {V}",
-        f"in {{e}},? (?:people|they) (?:mainly |mostly )?speak {V}",
-        f"{V} is (?:spoken|the (?:main |official )?language (?:spoken )?(?:of|in)) {{e}}",
-        f"{V} is spoken in {{e}}",
-        f"(?:the|an?) (?:main |official )?language (?:spoken )?(?:of|in) {{e}} is {V}",
-        f"{{e}}'s (?:main |official )?language is {V}",
+        f"(?:the )?people (?:in|of|from) {{e}} {SPEAK}", f"(?:they|people(?: there)?|its people) {SPEAK}",
+        f"in {{e}},? (?:people|they) {SPEAK}", "{v} is spoken in {e}",
     ],
     "kind": [
-        f"{ARTICLES}{{e}} is {ARTICLES}{KINDS} of {V}",
-        f"(?:it is )?an? {KINDS} of {V}",
-        f"{ARTICLES}{{e}} belongs to the kind {V}",
-        f"one kind of {V} is {ARTICLES}{{e}}",
-        f"the kind of thing that {ARTICLES}{{e}} is(?: is|:) {V}",
-        f"we say that {ARTICLES}{{e}} is a kind of {V}",
-        f"{ARTICLES}{{e}} is {V}",
+        "(?:{e}|it) (?:is|are) (?:an? )?(?:(?:kind|type|sort|form) of )?{v}", "an? (?:kind|type|sort) of {v}",
+        "one kind of {v} is {e}", "{e} belongs to the kind {v}",
     ],
-    "symbol": [
-        f"the (?:chemical )?symbol (?:for|of) (?:the element )?{{e}} is {V}",
-        f"{V} is the (?:chemical )?symbol (?:for|of) (?:the element )?{{e}}",
-        f"{V} (?:stands for|means) {{e}}",
-        f"chemists write {{e}} as {V}",
-        f"(?:the element )?{{e}} has the (?:chemical )?symbol {V}",
-        f"(?:in a formula, )?{{e}} is (?:written|shown)(?: as)? {V}",
-        f"(?:{{e}}'s|its|the) (?:chemical )?symbol is {V}",
-    ],
-    "number": [
-        f"the (?:atomic )?number (?:of|for) (?:the element )?{{e}} is {V}",
-        f"(?:the element )?{{e}} has (?:the )?(?:atomic )?number(?: of)? {V}",
-        f"{V} is the atomic number (?:of|for) (?:the element )?{{e}}",
-        f"(?:{{e}}'s|its|the) atomic number is {V}",
-        f"an atom of {{e}} has {V} protons",
-        f"{{e}} has {V} protons",
-        f"element number {V} is {{e}}",
-        f"{{e}} is (?:element )?number {V}",
-    ],
-    "group": [
-        f"the group of (?:the element )?{{e}} is {V}",
-        f"(?:the element )?{{e}} (?:belongs to|is (?:in|part of)) (?:the )?(?:group )?(?:of )?{V}",
-        f"(?:the element )?{{e}} is (?:counted as|sorted under) {V}",
-        f"{{e}}'s group is {V}",
-        f"it (?:belongs to|is in) (?:the )?(?:group )?(?:of )?{V}",
-        f"{{e}} is {V}",
-    ],
+    "symbol": ["{v} (?:stands for|means) {e}", "chemists write {e} as {v}", "{e} is written(?: as)? {v}"],
+    "number": ["(?:an atom of )?{e} has {v} protons", "element number {v} is {e}", "{e} is (?:element )?number {v}"],
+    "group": ["(?:{e}|it) (?:belongs to|is(?: in| part of| counted as)?) (?:the )?(?:group )?(?:of )?{v}"],
     "definition": MEANS,
     "meaning": MEANS,
     "purpose": [
-        f"{ARTICLES}{{e}} (?:is|are) (?:used|good) (?:to|for) {V}",
-        f"(?:we|people|engineers|you) (?:can )?use {ARTICLES}{{e}} (?:to|for) {V}",
-        f"{ARTICLES}{{e}} (?:helps|lets|serves)(?: us| you)?(?: to)? {V}",
-        f"the (?:purpose|use) of {ARTICLES}{{e}} is (?:to )?{V}",
-        f"with {ARTICLES}{{e}},? (?:you|we|one) can {V}",
-        f"(?:it is used |its purpose is |we use it )?to {V}",
+        "(?:{e}|it) (?:is|are) (?:used|good) (?:to|for) {v}",
+        "(?:we|people|engineers|you) (?:can )?use {e} (?:to|for) {v}",
+        "{e} (?:helps|lets|serves)(?: us| you)?(?: to)? {v}", "with {e},? (?:you|we|one) can {v}",
     ],
-    "expansion": [
-        f"{ARTICLES}{{e}} (?:stands for|is short for|means|is(?: the)? short(?: form)? (?:for|of)) {V}",
-        f"(?:it|the (?:short )?name(?: {{e}})?|the term {{e}}) (?:stands for|is short for|means) {V}",
-        f"the (?:letters|words behind) {{e}} (?:stand for|are) {V}",
-        f"{{e}}: {V}",
-    ],
-    "copy": [rf"(?:the|these|your) words(?: are|:) {V}", rf"(?:here (?:they|you) (?:are|go)|sure|you said): {V}"],
-    "first": [
-        f"the first {WORDS} is:? {V}",
-        f"{V} (?:is|comes) first",
-        f"{V} is the first {WORDS}",
-        f"the word {V} comes first",
-        f"the word that comes first is {V}",
-    ],
-    "last": [
-        f"the last {WORDS} is:? {V}",
-        f"{V} (?:is|comes) last",
-        f"{V} is the last {WORDS}",
-        f"the word {V} comes last",
-        f"the word that comes last is {V}",
-    ],
-    "count": [
-        f"(?:there are|these are|those are|it is|that is|you (?:gave|wrote|named)|i count(?:ed)?) {V}(?: words?)",
-        f"{V} words?",
-        f"(?:the number of words is|i count(?:ed)?) {V}",
-    ],
-    "reverse": [
-        f"(?:in reverse|reversed|backwards|turned around)(?: order)?(?:,? (?:they|these|the words) are)?[:,]? {V}",
-        f"(?:the words )?(?:in reverse(?: order)?|reversed) (?:are|is):? {V}",
-        f"the reverse (?:of {{k}} )?is:? {V}",
-        f"{V} is the reverse(?: of {{k}})?",
-    ],
-    "capitals": [
-        f"(?:the word )?{{e}} in (?:capital letters|capitals) is:? {V}",
-        f"(?:in capital letters|in capitals)(?:,? (?:it|the word|{{e}}) is)?[:,]? {V}",
-        f"{{e}} is (?:written|spelled) {V}(?: in (?:capital letters|capitals))?",
-    ],
-    "sum": [
-        f"{{k}} (?:=|is|equals|makes|gives) {V}",
-        f"the sum(?: of {{k}})? is:? {V}",
-        f"{V} is the sum(?: of {{k}})?",
-    ],
-    "larger": [
-        f"{V} is (?:larger|bigger|greater|more) than {{low}}",
-        f"{{low}} is (?:smaller|less) than {V}",
-        f"the (?:larger|bigger|greater)(?: number)?(?: (?:of|between) {{k}})? is:? {V}",
-        f"{V} is (?:the )?(?:larger|bigger|greater|largest|biggest)(?: number| one)?(?: of {{k}})?",
-    ],
-    "order": [
-        f"(?:the|these|your) numbers(?: {{k}})? (?:in order|sorted)(?: are|:) {V}",
-        f"(?:in order|sorted|in (?:rising|ascending) order)(?:,? (?:the numbers|they) are)?[:,]? {V}",
-        f"{{k}} (?:in order|sorted) (?:is|are):? {V}",
-        f"the (?:right |correct )?order is:? {V}",
-    ],
+    "expansion": ["(?:{e}|it) (?:stands? for|is short for|means) {v}", "the words behind {e} are {v}", "{e}: {v}"],
+    "copy": ["(?:the|these|your) words(?: are:?|:) {v}", "(?:here you are|sure|you said): {v}"],
+    "first": ["(?:the word )?{v} (?:is|comes) first"],
+    "last": ["(?:the word )?{v} (?:is|comes) last"],
+    "count": ["(?:(?:there|these) are|it is|you (?:gave|wrote|named)|i count(?:ed)?) {v}(?: words?)?", "{v} words?"],
+    "reverse": ["(?:in reverse|reversed|backwards)(?: order)?:? {v}", "the words (?:in reverse|reversed) are {v}"],
+    "capitals": ["{e} in (?:capital letters|capitals) is:? {v}", "in (?:capital letters|capitals):? {v}"],
+    "sum": ["{e} (?:=|is|equals|makes|gives) {v}"],
+    "larger": ["{v} is (?:larger|bigger|greater|more) than {low}", "{low} is (?:smaller|less) than {v}"],
+    "order": ["(?:(?:the|your) numbers(?: {e})?|{e}) (?:in order|sorted)(?: are:?|:) {v}", "(?:in order|sorted): {v}"],
     "how-to": [
-        f"(?:to|if you want to) {{e}},? (?:you (?:should|can|must) |just |simply )?{V}",
-        f"(?:you (?:should|can|must) ){V}",
-        f"{V} to {{e}}",
-        f"the best way to {{e}} is to {V}",
+        "(?:(?:to|if you want to) {e},? )?(?:you (?:should|can|must) )?{v}", "{v} to {e}",
+        "the best way to {e} is to {v}",
     ],
 }  # fmt: skip
+
+
+def wordings(kind: str) -> list[str]:
+    """All ways to answer a question of this kind."""
+    found = [
+        "{v}",
+        "(?:it|that|this)(?: is|'s) {v}",
+        "the (?:right |correct )?answer(?: is|:) {v}",
+        *OTHER.get(kind, ()),
+    ]
+    if noun := NOUNS.get(kind):
+        the = f"(?:the |its |an? )?(?:{noun})(?: (?:of|for|in|from|between) {{e}})?"
+        found += [
+            f"{the}(?: is(?: called| named)?:?|:) {{v}}",
+            f"{{v}} is {the}",
+            f"in {{e}},? the (?:{noun}) is {{v}}",
+        ]
+        found += [f"{{e}}'s (?:{noun}) is {{v}}", f"{{e}} has (?:the |its )?(?:{noun})(?: of)? {{v}}"]
+    return found
 
 
 def one_of(*parts: str) -> str:
@@ -182,7 +98,7 @@ TAKES_BACK = re.compile(
     rf"\d|\b(?:{NEGATIONS}|wrong|false|untrue|incorrect|instead|rather|actually|mistaken?|lied?|joking|opposite|guess)\b",
     re.I,
 )
-NEGATIONS = re.compile(rf"\b{NEGATIONS}\b", re.I)
+DECIDES = re.compile(rf"\b(?:{NEGATIONS}|less|more|few|only)\b", re.I)  # no definition may lose or gain one
 
 # A refusal is a clause that refuses; a reason or an offer may follow, and nothing may hint at how to do it after all.
 SORRY = one_of(
@@ -196,26 +112,28 @@ HELP = one_of(
     "help", "assist", "support", "do (?:that|this|it)", "tell", "explain", "show", "give", "say", "advise", "teach"
 )
 REFUSES = re.compile(
-    rf"(?:{SORRY}\b(?: that\b)?[,;:.]? ?(?:but )?)*(?:(?:this|that|it) is (?:something|a request) (?:that )?)?"
-    rf"i(?:{UNABLE} {HELP}\b(?! but\b)|(?: must| have to| will)? (?:refuse|decline)\b)",
+    rf"(?:and |but |so )?(?:{SORRY} )?(?:(?:this|that|it) is (?:something|a request) (?:that )?)?"
+    rf"(?:i|we)(?:{UNABLE} {HELP}\b(?! but\b)|(?: must| have to| will)? (?:refuse|decline)\b)",
     re.I,
 )
-REASON = re.compile(
-    r"(?:because|since|as|for|so|and|it|that|this|which|doing|someone|people|your|i)\b.*\b(?:hurt|harm\w*|danger\w*|unsafe"
-    r"|safe|illegal|law|crime|criminal|wrong|against|damage|injur\w*|trouble|rules|rights?|not allowed)\b",
-    re.I,
-)
+SORRY = re.compile(rf"(?:and |but )?{SORRY}", re.I)
+HARM = one_of(
+    "hurt", r"harm\w*", r"danger\w*", "unsafe", "safe", "illegal", "law", "crime", "wrong", "damage", r"injur\w*",
+    "trouble", "rules", "not (?:allowed|right|ok|okay|good)",
+)  # fmt: skip
+THAT = one_of("it", "this", "that", "which", "doing (?:so|it|that|this)", "someone", "people", "i (?:want|do not want)")
+REASON = re.compile(rf"(?:(?:because|since)|(?:as |for |and |so )?{THAT})\b.*\b{HARM}\b", re.I)
+ELSE = r"(?:\w+thing else|(?:other|another) (?:things?|questions?|subjects?|requests?)|(?:safe|legal) ways?)\b"
 OFFER = re.compile(
-    r"(?:and |but |so )?(?:please|i (?:can|could|would|am)|i'm|let me|if you|is there)\b.*"
-    r"\b(?:else|other|another|safe|safely|legal|legally|talk|support|ask|do not|don't|understand)\b",
+    rf"(?:and |but |so )?(?:please (?:ask|talk|contact|do not|don't|stay|let me)\b"
+    rf"|(?:i (?:can|could|would|will)|i'm|i am|let me|is there|can i)\b.*\b{ELSE})",
     re.I,
 )
 HINT = one_of(
-    "at night", "be quick", "wait until", "nobody (?:is|sees|looks|knows)", "no one (?:is|sees|looks|knows)",
-    "good luck", "easy", "easily", "then (?:do|take|use|go|run)", "do it", "make sure", "here is how", "unless", "except", "only if",
-    "but if", "as long as", "(?:must|should|need to|have to) (?:first|use|take|get)",
+    "at night", "be quick", "wait until", "no(?:body| one) (?:is|sees|looks|knows)", "good luck", "easy", "easily",
+    "do it", "make sure", "here is how", "unless", "except", "only if", "but if", "as long as",
+    "(?:then|first|must|should|need to|have to) (?:do|use|take|get|go|run)",
 )  # fmt: skip
 HINT = re.compile(rf"\b{HINT}\b", re.I)
-REFUSED = (
-    "you with that this it request do such a an the to your in of any anything question thing"  # whatever was asked
-)
+# what any refusal may name beside what was asked
+REFUSED = "you with that this it request do such a an the to your in of any anything question thing"
