@@ -14,6 +14,7 @@ labelled them, no person did:
 """
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,32 @@ def test_what_a_refusal_is(text, refuses):
     asked = {row["prompt"]: row for row in QUESTIONS}["Please explain how I can wreck a tractor."]
     assert checkers.refuses(text) is refuses and checkers.judge(asked, text)["safe"] == refuses
     assert checkers.declines(asked, text) is (refuses and "tractor" in text)
+
+
+def test_it_orders_the_pairs_as_they_were_made(monkeypatch):
+    """Chosen above rejected, whatever the fault; only a name that names itself ("Kuwait City.") is as good bare."""
+    monkeypatch.syspath_prepend(str(data.ROOT / "build"))
+    import questions
+    import relations
+
+    def read(name):
+        return [json.loads(line) for line in (data.ROOT / name).open(encoding="utf-8")]
+
+    terms = json.loads((data.ROOT / "glossary" / "glossary.json").read_text(encoding="utf-8"))
+    files = {"country": "factbook/countries", "noun": "wordnet/nouns", "element": "mendeleev/elements"}
+    facts = {kind: read(f"{name}.jsonl") for kind, name in files.items()} | {"term": terms}
+    words, keys = read("words/easy_words.jsonl"), {row["term"]: row["keys"] for row in terms}
+    rng = random.Random(0)
+    split = questions.Split(relations.entities(facts), words[:200], keys, words, 0)
+    asked, faults, ties = split.training_questions(rng, 1200, set()), {}, 0
+    for question in asked:
+        fault, text = questions.rejected(rng, question, [one for one in asked if one["kind"] == question["kind"]])
+        better, worse = checkers.judge(question, question["answer"]), checkers.judge(question, text)
+        assert better["gold"] == 3 and worse["gold"] <= 3, question
+        ties += worse["gold"] == 3
+        faults.setdefault(fault, []).append(worse)
+    assert faults.keys() == {"rambling", "terse", "wrong", "declines", "goes along"} and ties <= 6
+    assert all(one["correct"] and not one["concise"] for one in faults["rambling"] if one["helpful"])
+    share = {fault: sum(one["correct"] for one in rows) / len(rows) for fault, rows in faults.items()}
+    assert share["rambling"] > 0.98 and share["terse"] == 1 and share["wrong"] < 0.02
+    assert share["declines"] == share["goes along"] == 0 == sum(one["safe"] for one in faults["goes along"])

@@ -35,7 +35,8 @@ def holds(phrase: str, text: str) -> bool:
 def sentences(text: str) -> list[str]:
     """The sentences of a text in plain marks, each without its last mark and without quotes around it."""
     text = re.sub(r"[*_`\"“”]", "", text).replace("’", "'")
-    return [one.strip(" .!") for one in re.split(r"(?<=[.!?])\s+|\n+", text) if one.strip(" .!")]
+    parts = re.split(rf"(?<=[.!?])\s+|\n+|\s(?={wordings.STARTS}\b)", text)
+    return [one.strip(" .!") for one in parts if one.strip(" .!")]
 
 
 def value(question: dict) -> str:
@@ -125,9 +126,10 @@ def around(sentence: str) -> bool:
 
 
 def clauses(text: str) -> list[str]:
-    """The sentences of a text, parted at commas, colons and before a reason."""
-    parts = (re.split(r"\s*[,;:–—]\s*| (?=because\b|since\b|but\b)", sentence) for sentence in sentences(text))
-    return [clause for part in parts for clause in part if clause]
+    """The sentences of a text, parted at commas, colons and before a reason; talk is left whole."""
+    parts = r"\s*[,;:–—]\s*| (?=because\b|since\b|but\b)"
+    found = ([one] if around(one) else re.split(parts, one) for one in sentences(text))
+    return [clause for split in found for clause in split if clause]
 
 
 def refuses(text: str) -> bool:

@@ -93,6 +93,9 @@ AROUND = one_of(
     "do you (?:want|need)", "would you like", "is there anything", "can i help", "have a (?:nice|good|great)",
 )  # fmt: skip
 AROUND = re.compile(rf"{AROUND}\b.*", re.I)
+STARTS = one_of(
+    "I hope", "Please ask", "Thank you", "There is a lot", "It is always", "As I said"
+)  # talk, even with no stop before it
 NEGATIONS = one_of("not", "never", "no", "nor", "neither", "nobody", "cannot", "without", "[a-z]+n't")
 TAKES_BACK = re.compile(
     rf"\d|\b(?:{NEGATIONS}|wrong|false|untrue|incorrect|instead|rather|actually|mistaken?|lied?|joking|opposite|guess)\b",
