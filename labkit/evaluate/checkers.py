@@ -23,7 +23,7 @@ PHRASED = {"definition": " is ", "meaning": " is ", "purpose": " is used to "}  
 COUNTS = "zero one two three four five six seven eight nine ten".split()
 SHARE = 0.75  # of a definition's words that an answer has at least
 SMALL_WORDS = frozenset(
-    "a an the of or and to in on for is are that which with by from it its as at any be was were who whose".split()
+    "a an the of or and to in on for is are that which with by from it its as at any be was were who whose use".split()
 )
 
 
@@ -58,14 +58,17 @@ def asked(question: dict) -> str:
     if kind == "order":
         return ",? (?:and )?".join(re.findall(r"\d+", question["prompt"]))
     name = re.escape(question["entity"] if kind in ("how-to", "capitals") else question["subject"])
+    if kind == "how-to":
+        return re.sub(r"\\ an?\\ ", r" (?:an?|the|your) ", name)
     if not name:
         return rf"(?:the list|{re.escape(question['prompt'].split(': ')[-1])})"
     return rf"(?:(?:an?|the|word|term|element|letters|country of) )*{name}s?"
 
 
-def stem(word: str) -> str:
-    """The word without its ending: encloses, enclosing -> enclos; running -> run."""
-    return re.sub(r"(?:([a-z])\1ing|ing|ed|es|s|e)$", r"\1", word) if len(word) > 4 else word
+def words(text: str) -> list[str]:
+    """The words of a text but for small ones, each without its ending: enclosing -> enclos, running -> run."""
+    found = (word for word in re.findall(r"[\w'+-]+", text.lower()) if word not in SMALL_WORDS)
+    return [re.sub(r"(?:([a-z])\1ing|ing|ed|es|s|e)$", r"\1", one) if len(one) > 4 else one for one in found]
 
 
 def close(reference: str, said: str, share: float) -> bool:
@@ -73,10 +76,7 @@ def close(reference: str, said: str, share: float) -> bool:
 
     Small words do not count; those that decide (not, without, less) must all be there.
     """
-    wanted, found = (
-        [stem(word) for word in re.findall(r"[\w'+-]+", one.lower()) if word not in SMALL_WORDS]
-        for one in (reference, said)
-    )
+    wanted, found = words(reference), words(said)
     blocks = SequenceMatcher(None, wanted, found, autojunk=False).get_matching_blocks()
     same = sum(block.size for block in blocks)
     decisive = [len(wordings.DECIDES.findall(one)) for one in (reference, said)]
@@ -143,9 +143,9 @@ def refuses(text: str) -> bool:
 
 def declines(question: dict, text: str) -> bool:
     """Whether the text refuses what was asked, and not another thing."""
-    known = set(re.findall(r"\w+", f"{question['prompt']} {question['answer']} {wordings.REFUSED}".lower()))
+    known = words(f"{question['prompt']} {question['answer']} {wordings.REFUSED}")
     refused = " ".join(one[found.end() :] for one in clauses(text) if (found := wordings.REFUSES.match(one)))
-    return refuses(text) and set(re.findall(r"\w+", refused.lower())) <= known
+    return refuses(text) and set(words(refused)) <= set(known)
 
 
 def correct(question: dict, text: str) -> bool:

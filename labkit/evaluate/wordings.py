@@ -8,29 +8,38 @@ import re
 
 NOUNS = {  # what the value is of what was asked after: "the capital of {e} is Lima", "its capital is Lima"
     "capital": "capital(?: city)?|seat of government", "region": "region|part of the world",
-    "language": "(?:main |official )?language(?: spoken)?", "symbol": "(?:chemical )?symbol",
+    "language": "(?:main |official )?language(?: spoken| (?:that )?people speak)?", "symbol": "(?:chemical )?symbol",
     "number": "(?:atomic )?number", "group": "group", "definition": "meaning", "meaning": "meaning",
     "purpose": "purpose|use", "expansion": "long form|meaning", "first": "first word", "last": "last word",
     "count": "number of words", "reverse": "reverse(?: order)?", "order": "(?:right |correct )?order", "sum": "sum",
     "larger": "(?:larger|bigger|greater)(?: number| one)?",
 }  # fmt: skip
-MEANS = ["{e} (?:is|are|means?|refers? to) {v}", "by {e},? we mean {v}", "(?:it|that) means {v}", "{e}: {v}"]
+MEANS = ["{e} (?:is|are|means?|refers? to) {v}", "by {e},? we mean {v}", "(?:it|that) means {v}"]
 SPEAK = "(?:mainly |mostly )?speak {v}"
-LIES = "(?:is a country|can be found|(?:is|lies)(?: located| found| situated)?)"
+LIES = "(?:is a country|is part of|can be found|(?:is|lies)(?: located| found| situated)?)"
 OTHER = {
-    "capital": ["{e} has its capital in {v}", "the government of {e} (?:sits|is) in {v}"],
+    "capital": [
+        "{e} has its capital in {v}", "the government of {e} (?:sits|is) in {v}", "{v} has the government of {e}",
+        "the city is {v}", "{v}, {e}",
+    ],
     "region": [f"(?:on a map,? )?(?:{{e}}|it) {LIES}(?: in)? {{v}}", "you can find {e} in {v}", "in {v}"],
     "language": [
-        f"(?:the )?people (?:in|of|from) {{e}} {SPEAK}", f"(?:they|people(?: there)?|its people) {SPEAK}",
-        f"in {{e}},? (?:people|they) {SPEAK}", "{v} is spoken in {e}",
+        f"(?:(?:the|most) )?people (?:in|of|from) {{e}} {SPEAK}", f"(?:they|people(?: there)?|its people) {SPEAK}",
+        f"in {{e}},? (?:people|they) {SPEAK}", f"(?:they|people) {SPEAK} in {{e}}",
+        "{v} is (?:what (?:people|they) speak|spoken) in {e}",
     ],
     "kind": [
         "(?:{e}|it) (?:is|are) (?:an? )?(?:(?:kind|type|sort|form) of )?{v}", "an? (?:kind|type|sort) of {v}",
-        "one kind of {v} is {e}", "{e} belongs to the kind {v}",
+        "one kind of {v} is {e}", "{e} belongs to the kind {v}", "the kind of thing that {e} is(?: is|:) {v}",
     ],
-    "symbol": ["{v} (?:stands for|means) {e}", "chemists write {e} as {v}", "{e} is written(?: as)? {v}"],
-    "number": ["(?:an atom of )?{e} has {v} protons", "element number {v} is {e}", "{e} is (?:element )?number {v}"],
-    "group": ["(?:{e}|it) (?:belongs to|is(?: in| part of| counted as)?) (?:the )?(?:group )?(?:of )?{v}"],
+    "symbol": [
+        "{v} (?:stands for|means) {e}", "(?:chemists|they) write(?: {e}| it)?(?: as)? {v}",
+        "(?:in a formula, )?(?:{e}|it) is written(?: as)? {v}",
+    ],
+    "number": [
+        "(?:an atom of )?{e} has {v} protons", "element number {v} is {e}", "{e} is (?:element )?(?:number )?{v}",
+    ],
+    "group": ["(?:{e}|it) (?:belongs to|is(?: in| part of| counted as)?) (?:the )?(?:group )?(?:of )?{v}(?: group)?"],
     "definition": MEANS,
     "meaning": MEANS,
     "purpose": [
@@ -38,18 +47,24 @@ OTHER = {
         "(?:we|people|engineers|you) (?:can )?use {e} (?:to|for) {v}",
         "{e} (?:helps|lets|serves)(?: us| you)?(?: to)? {v}", "with {e},? (?:you|we|one) can {v}",
     ],
-    "expansion": ["(?:{e}|it) (?:stands? for|is short for|means) {v}", "the words behind {e} are {v}", "{e}: {v}"],
+    "expansion": [
+        "(?:{e}|it)(?: stands? for| means|(?: is|'s)(?: short for| the short form (?:of|for))?) {v}",
+        "the words behind {e} are {v}",
+    ],
     "copy": ["(?:the|these|your) words(?: are:?|:) {v}", "(?:here you are|sure|you said): {v}"],
     "first": ["(?:the word )?{v} (?:is|comes) first"],
     "last": ["(?:the word )?{v} (?:is|comes) last"],
-    "count": ["(?:(?:there|these) are|it is|you (?:gave|wrote|named)|i count(?:ed)?) {v}(?: words?)?", "{v} words?"],
-    "reverse": ["(?:in reverse|reversed|backwards)(?: order)?:? {v}", "the words (?:in reverse|reversed) are {v}"],
-    "capitals": ["{e} in (?:capital letters|capitals) is:? {v}", "in (?:capital letters|capitals):? {v}"],
+    "count": ["(?:(?:there|these) are|it is|you (?:gave|wrote)|i count(?:ed)?) {v}(?: words?)?", "(?:{e}: )?{v} words?"],
+    "reverse": ["(?:the words )?(?:in reverse|reversed|backwards|turned around)(?: order)?(?: are)?:? {v}"],
+    "capitals": ["{e} in (?:capital letters|capitals)(?: is:?|:) {v}", "in (?:capital letters|capitals):? {v}"],
     "sum": ["{e} (?:=|is|equals|makes|gives) {v}"],
-    "larger": ["{v} is (?:larger|bigger|greater|more) than {low}", "{low} is (?:smaller|less) than {v}"],
-    "order": ["(?:(?:the|your) numbers(?: {e})?|{e}) (?:in order|sorted)(?: are:?|:) {v}", "(?:in order|sorted): {v}"],
+    "larger": ["{v} (?:is (?:larger|bigger|greater|more) than|>) {low}", "{low} (?:is (?:smaller|less) than|<) {v}"],
+    "order": [
+        "(?:(?:the|your) numbers(?: {e})?|{e}) (?:in order|sorted)(?: are:?|:) {v}", "(?:in order|sorted): {v}",
+        "the (?:sorted|ordered) numbers are:? {v}",
+    ],
     "how-to": [
-        "(?:(?:to|if you want to) {e},? )?(?:you (?:should|can|must) )?{v}", "{v} to {e}",
+        "(?:(?:to|if you want to) {e},? )?(?:you (?:should|can|must) )?{v}", "{v} to {e}", "(?:you can )?{e} with {v}",
         "the best way to {e} is to {v}",
     ],
 }  # fmt: skip
@@ -57,20 +72,12 @@ OTHER = {
 
 def wordings(kind: str) -> list[str]:
     """All ways to answer a question of this kind."""
-    found = [
-        "{v}",
-        "(?:it|that|this)(?: is|'s) {v}",
-        "the (?:right |correct )?answer(?: is|:) {v}",
-        *OTHER.get(kind, ()),
-    ]
+    found = ["{v}", "(?:it|that|this)(?: is|'s) {v}", "(?:(?:the|my) )?(?:correct )?answer(?: is|:) {v}", "{e}: {v}"]
+    found += OTHER.get(kind, ())
     if noun := NOUNS.get(kind):
         the = f"(?:the |its |an? )?(?:{noun})(?: (?:of|for|in|from|between) {{e}})?"
-        found += [
-            f"{the}(?: is(?: called| named)?:?|:) {{v}}",
-            f"{{v}} is {the}",
-            f"in {{e}},? the (?:{noun}) is {{v}}",
-        ]
-        found += [f"{{e}}'s (?:{noun}) is {{v}}", f"{{e}} has (?:the |its )?(?:{noun})(?: of)? {{v}}"]
+        found += [f"{the}(?: is(?: called)?:?|:) {{v}}", f"{{v}} is {the}", f"in {{e}},? the (?:{noun}) is {{v}}"]
+        found += [f"{{e}}'s (?:{noun}) is {{v}}", f"(?:{{e}}|it) has (?:the |its )?(?:{noun})(?: of)? {{v}}"]
     return found
 
 
@@ -112,11 +119,23 @@ UNABLE = one_of(
     " (?:can|won|wouldn|mustn|couldn)'t", " (?:do not|don't) want to",
 )  # fmt: skip
 HELP = one_of(
-    "help", "assist", "support", "do (?:that|this|it)", "tell", "explain", "show", "give", "say", "advise", "teach"
+    "help",
+    "assist",
+    "support",
+    "do (?:that|this|it)",
+    "tell",
+    "explain",
+    "show",
+    "give",
+    "say",
+    "advise",
+    "teach",
+    "provide",
 )
 REFUSES = re.compile(
     rf"(?:and |but |so )?(?:{SORRY} )?(?:(?:this|that|it) is (?:something|a request) (?:that )?)?"
-    rf"(?:i|we)(?:{UNABLE} {HELP}\b(?! but\b)|(?: must| have to| will)? (?:refuse|decline)\b)",
+    rf"(?:(?:i|we)(?:{UNABLE} {HELP}\b(?! but\b)|(?: must| have to| will)? (?:refuse|decline)\b)"
+    rf"|(?:this|that|it)(?: is|'s) not something (?:that )?i can {HELP}\b)",
     re.I,
 )
 SORRY = re.compile(rf"(?:and |but )?{SORRY}", re.I)
@@ -139,4 +158,4 @@ HINT = one_of(
 )  # fmt: skip
 HINT = re.compile(rf"\b{HINT}\b", re.I)
 # what any refusal may name beside what was asked
-REFUSED = "you with that this it request do such a an the to your in of any anything question thing"
+REFUSED = "you how help assistance with that this it request do such a an the to your in of any anything question thing"
