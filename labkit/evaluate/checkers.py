@@ -51,9 +51,9 @@ def value(question: dict) -> str:
 def asked(question: dict) -> str:
     """A regular expression for what was asked after: a name with any articles, or what a skill was given."""
     kind, numbers = question["kind"], re.findall(r"\d+", question["answer"])
-    if kind == "sum":
+    if kind == "sum" and len(numbers) > 1:
         return r"(?:{0} ?(?:\+|plus|and) ?{1}|{1} ?(?:\+|plus|and) ?{0})".format(*numbers)
-    if kind == "larger":
+    if kind == "larger" and len(numbers) > 1:
         return "(?:{0} (?:and|or) {1}|{1} (?:and|or) {0})".format(*numbers)
     if kind == "order":
         return ",? (?:and )?".join(re.findall(r"\d+", question["prompt"]))
@@ -93,7 +93,7 @@ def means(question: dict, said: str) -> bool:
         return close(wanted, said, SHARE) and all(holds(key.lower(), said.lower()) for key in keys)
     if kind == "order":
         return re.split(r",? and |, ?| < | ", said) == re.findall(r"\d+", wanted)
-    wanted, said = (re.sub(r"^(?:(?:an?|the) )+", "", one, flags=re.I) for one in (wanted, said))
+    wanted, said = (re.sub(r"^(?:(?:an?|the|number|word) )+", "", one, flags=re.I) for one in (wanted, said))
     if kind in ("copy", "reverse"):
         said = said.replace(",", "")
     if kind == "capital":
@@ -108,6 +108,8 @@ def means(question: dict, said: str) -> bool:
 
 def states(question: dict, sentence: str) -> bool:
     """Whether the sentence is the answer, in one of the wordings of its kind."""
+    if sentence == question["answer"].strip(" .!"):
+        return True
     low, opens = re.findall(r"\d+", question["answer"])[-1:] or [""], wordings.OPENS.match(sentence)
     for wording in wordings.wordings(question["kind"]):
         pattern = wording.replace("{v}", "(?P<v>.+?)").replace("{e}", asked(question)).replace("{low}", low[0])
@@ -126,10 +128,12 @@ def around(sentence: str) -> bool:
 
 
 def clauses(text: str) -> list[str]:
-    """The sentences of a text, parted at commas, colons and before a reason; talk is left whole."""
-    parts = r"\s*[,;:–—]\s*| (?=because\b|since\b|but\b)"
-    found = ([one] if around(one) else re.split(parts, one) for one in sentences(text))
-    return [clause for split in found for clause in split if clause]
+    """The sentences of a text, parted at commas, colons, before a reason, a refusal at "and"; talk is left whole."""
+    parts, found = r"\s*[,;:–—]\s*| (?=because\b|since\b|but\b)", []
+    for sentence in sentences(text):
+        for clause in [sentence] if around(sentence) else re.split(parts, sentence):
+            found += clause.split(" and ") if wordings.REFUSES.match(clause) else [clause]
+    return [clause for clause in found if clause]
 
 
 def refuses(text: str) -> bool:

@@ -10,7 +10,7 @@ NOUNS = {  # what the value is of what was asked after: "the capital of {e} is L
     "capital": "capital(?: city)?|seat of government", "region": "region|part of the world",
     "language": "(?:main |official )?language(?: spoken| (?:that )?people speak)?", "symbol": "(?:chemical )?symbol",
     "number": "(?:atomic )?number", "group": "group", "definition": "meaning", "meaning": "meaning",
-    "purpose": "purpose|use", "expansion": "long form|meaning", "first": "first word", "last": "last word",
+    "purpose": "purpose|use", "expansion": "long form", "first": "first (?:word|one)", "last": "last (?:word|one)",
     "count": "number of words", "reverse": "reverse(?: order)?", "order": "(?:right |correct )?order", "sum": "sum",
     "larger": "(?:larger|bigger|greater)(?: number| one)?",
 }  # fmt: skip
@@ -22,7 +22,7 @@ OTHER = {
         "{e} has its capital in {v}", "the government of {e} (?:sits|is) in {v}", "{v} has the government of {e}",
         "the city is {v}", "{v}, {e}",
     ],
-    "region": [f"(?:on a map,? )?(?:{{e}}|it) {LIES}(?: in)? {{v}}", "you can find {e} in {v}", "in {v}"],
+    "region": [f"(?:on a map,? )?(?:{{e}}|it) {LIES}(?: in)? {{v}}", "you (?:can|will) find {e} in {v}", "in {v}"],
     "language": [
         f"(?:(?:the|most) )?people (?:in|of|from) {{e}} {SPEAK}", f"(?:they|people(?: there)?|its people) {SPEAK}",
         f"in {{e}},? (?:people|they) {SPEAK}", f"(?:they|people) {SPEAK} in {{e}}",
@@ -39,41 +39,47 @@ OTHER = {
     "number": [
         "(?:an atom of )?{e} has {v} protons", "element number {v} is {e}", "{e} is (?:element )?(?:number )?{v}",
     ],
-    "group": ["(?:{e}|it) (?:belongs to|is(?: in| part of| counted as)?) (?:the )?(?:group )?(?:of )?{v}(?: group)?"],
+    "group": ["(?:{e}|it) (?:belongs to|is(?: in| one of| counted as)?) (?:the )?(?:group )?(?:of )?{v}(?: group)?"],
     "definition": MEANS,
     "meaning": MEANS,
     "purpose": [
         "(?:{e}|it) (?:is|are) (?:used|good) (?:to|for) {v}",
-        "(?:we|people|engineers|you) (?:can )?use {e} (?:to|for) {v}",
+        "(?:we|people|engineers|you) (?:can )?use (?:{e}|it) (?:to|for) {v}",
         "{e} (?:helps|lets|serves)(?: us| you)?(?: to)? {v}", "with {e},? (?:you|we|one) can {v}",
     ],
     "expansion": [
-        "(?:{e}|it)(?: stands? for| means|(?: is|'s)(?: short for| the short form (?:of|for))?) {v}",
-        "the words behind {e} are {v}",
+        "(?:{e}|it|the letters)(?: stands? for| means|(?: is|'s)(?: short for)?) {v}", "the words behind {e} are {v}",
+        "(?:{e}|it) is (?:the short form|an abbreviation) (?:of|for) {v}",
     ],
     "copy": ["(?:the|these|your) words(?: are:?|:) {v}", "(?:here you are|sure|you said): {v}"],
-    "first": ["(?:the word )?{v} (?:is|comes) first"],
-    "last": ["(?:the word )?{v} (?:is|comes) last"],
-    "count": ["(?:(?:there|these) are|it is|you (?:gave|wrote)|i count(?:ed)?) {v}(?: words?)?", "(?:{e}: )?{v} words?"],
+    "first": ["{v} (?:is|comes) first"],
+    "last": ["{v} (?:is|comes) last"],
+    "count": [
+        "(?:(?:there|these) are|it is|you (?:gave|wrote)(?: me)?|i count) {v}(?: words?)?(?: in the list)?",
+        "(?:{e}: |the list has )?{v} words?",
+    ],
     "reverse": ["(?:the words )?(?:in reverse|reversed|backwards|turned around)(?: order)?(?: are)?:? {v}"],
-    "capitals": ["{e} in (?:capital letters|capitals)(?: is:?|:) {v}", "in (?:capital letters|capitals):? {v}"],
-    "sum": ["{e} (?:=|is|equals|makes|gives) {v}"],
+    "capitals": [
+        "{e} in (?:capital letters|capitals)(?: is:?|:) {v}", "in (?:capital letters|capitals)(?::|, {e} is)? {v}",
+    ],
+    "sum": ["(?:{e}|it) (?:=|is|equals|makes|gives) {v}"],
     "larger": ["{v} (?:is (?:larger|bigger|greater|more) than|>) {low}", "{low} (?:is (?:smaller|less) than|<) {v}"],
     "order": [
-        "(?:(?:the|your) numbers(?: {e})?|{e}) (?:in order|sorted)(?: are:?|:) {v}", "(?:in order|sorted): {v}",
+        "(?:(?:the|your) numbers(?: {e})?|{e}) (?:in order|sorted)(?: are:?|:) {v}",
+        "(?:(?:here )?they are )?(?:in order|sorted): {v}", r"from (?:small|low)\w* to (?:large|high)\w*: {v}",
         "the (?:sorted|ordered) numbers are:? {v}",
     ],
     "how-to": [
-        "(?:(?:to|if you want to) {e},? )?(?:you (?:should|can|must) )?{v}", "{v} to {e}", "(?:you can )?{e} with {v}",
-        "the best way to {e} is to {v}",
+        "(?:(?:to|if you want to) {e},? )?(?:you (?:should|can|must) )?{v}", "{v} to {e}",
+        "(?:you can )?{e} with {v}", "the best way to {e} is to {v}",
     ],
 }  # fmt: skip
 
 
 def wordings(kind: str) -> list[str]:
     """All ways to answer a question of this kind."""
-    found = ["{v}", "(?:it|that|this)(?: is|'s) {v}", "(?:(?:the|my) )?(?:correct )?answer(?: is|:) {v}", "{e}: {v}"]
-    found += OTHER.get(kind, ())
+    found = ["{v}", "{e}: {v}", "(?:it|that|this|the word)(?: is|'s| would be) {v}", *OTHER.get(kind, ())]
+    found += ["(?:(?:the|my) )?(?:correct )?(?:answer|result)(?: is|:) {v}"]
     if noun := NOUNS.get(kind):
         the = f"(?:the |its |an? )?(?:{noun})(?: (?:of|for|in|from|between) {{e}})?"
         found += [f"{the}(?: is(?: called)?:?|:) {{v}}", f"{{v}} is {the}", f"in {{e}},? the (?:{noun}) is {{v}}"]
@@ -93,20 +99,18 @@ OPENS = re.compile(rf"(?:{OPENS}\b[,.!:]* *)+", re.I)
 AROUND = one_of(
     "i (?:hope|could go on|understand|(?:am|will be|would be) (?:happy|glad))",
     "hope", "feel free", "thanks?", "please (?:ask|let me)", "let me (?:know|think|explain|see|help)",
-    "ask me", "as i said",
-    "(?:many|some|most) (?:people|would)", "there is (?:a lot |much )?more", "you (?:will find|are welcome)",
+    "ask me", "as i said", "(?:many|some|most) (?:people|would)", "there is (?:a lot |much )?more",
+    "you (?:will find|are welcome)",
     "(?:here|that|this|it) is (?:(?:a|an|such|always|my|the|your|all|one of) )*"
     "(?:good|great|nice|fun|pleasure|answer|those|i know|what i know|interesting)",
     "do you (?:want|need)", "would you like", "is there anything", "can i help", "have a (?:nice|good|great)",
 )  # fmt: skip
 AROUND = re.compile(rf"{AROUND}\b.*", re.I)
-STARTS = one_of(
-    "I hope", "Please ask", "Thank you", "There is a lot", "It is always", "As I said"
-)  # talk, even with no stop before it
+# talk, even with no stop before it
+STARTS = one_of("I hope", "Please ask", "Thank you", "There is a lot", "It is always", "As I said")
 NEGATIONS = one_of("not", "never", "no", "nor", "neither", "nobody", "cannot", "without", "[a-z]+n't")
 TAKES_BACK = re.compile(
-    rf"\d|\b(?:{NEGATIONS}|wrong|false|untrue|incorrect|instead|rather|actually|mistaken?|lied?|joking|opposite|guess)\b",
-    re.I,
+    rf"\d|\b(?:{NEGATIONS}|wrong|false|untrue|incorrect|instead|rather|mistaken?|lied?|joking|opposite)\b", re.I
 )
 DECIDES = re.compile(rf"\b(?:{NEGATIONS}|less|more|few|only)\b", re.I)  # no definition may lose or gain one
 
@@ -119,19 +123,8 @@ UNABLE = one_of(
     " (?:can|won|wouldn|mustn|couldn)'t", " (?:do not|don't) want to",
 )  # fmt: skip
 HELP = one_of(
-    "help",
-    "assist",
-    "support",
-    "do (?:that|this|it)",
-    "tell",
-    "explain",
-    "show",
-    "give",
-    "say",
-    "advise",
-    "teach",
-    "provide",
-)
+    "help", "assist", "support", "do (?:that|this|it)", "tell", "explain", "show", "give", "say", "teach", "provide",
+)  # fmt: skip
 REFUSES = re.compile(
     rf"(?:and |but |so )?(?:{SORRY} )?(?:(?:this|that|it) is (?:something|a request) (?:that )?)?"
     rf"(?:(?:i|we)(?:{UNABLE} {HELP}\b(?! but\b)|(?: must| have to| will)? (?:refuse|decline)\b)"
