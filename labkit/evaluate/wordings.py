@@ -107,7 +107,10 @@ AROUND = one_of(
 )  # fmt: skip
 AROUND = re.compile(rf"{AROUND}\b.*", re.I)
 # talk, even with no stop before it
-STARTS = one_of("I hope", "Please ask", "Thank you", "There is a lot", "It is always", "As I said")
+STARTS = one_of(
+    "I hope", "I could go on", "Please ask", "Thank you", "There is a lot", "It is always", "As I said", "You will find",
+    "Let me know", "Some would", "This is one of",
+)  # fmt: skip
 NEGATIONS = one_of("not", "never", "no", "nor", "neither", "nobody", "cannot", "without", "[a-z]+n't")
 TAKES_BACK = re.compile(
     rf"\d|\b(?:{NEGATIONS}|wrong|false|untrue|incorrect|instead|rather|mistaken?|lied?|joking|opposite)\b", re.I
