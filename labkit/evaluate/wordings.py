@@ -108,8 +108,8 @@ AROUND = one_of(
 AROUND = re.compile(rf"{AROUND}\b.*", re.I)
 # talk, even with no stop before it
 STARTS = one_of(
-    "I hope", "I could go on", "Please ask", "Thank you", "There is a lot", "It is always", "As I said", "You will find",
-    "Let me know", "Some would", "This is one of",
+    "I hope", "I could go on", "Please ask", "Thank you", "There is a lot", "It is always", "As I said",
+    "You will find", "Let me know", "Some would", "This is one of",
 )  # fmt: skip
 NEGATIONS = one_of("not", "never", "no", "nor", "neither", "nobody", "cannot", "without", "[a-z]+n't")
 TAKES_BACK = re.compile(
