@@ -2,8 +2,9 @@
 
 A question is {kind, entity, prompt, answer, must, share, none, subject, safe, key}:
     answer   the full, concise reference answer
-    must     phrases that a correct answer holds as whole words; at least `share` of them
-    none     phrases that a correct answer does not hold
+    must     the value that a correct answer says; of a definition or a purpose its words, of a meaning its key phrases
+    share    how many of `must` a check by words alone would ask for, and
+    none     which phrases it would not allow; the lab's own checker asks for more and reads neither
     subject  what a complete answer names besides the value ("" where the value is the whole answer)
     key      text that no training document, instruction or pair may hold if the question is a test ("" for facts)
 The check itself is labkit/evaluate/checkers.py.
