@@ -101,7 +101,7 @@ def delete(run_id: str, *, with_dependents: bool = False) -> list[str]:
         what = f"with_dependents must be True to delete {run_id}: {', '.join(one.id for one in below)} came from it"
         raise RunError(what, got=False, remedy="Delete those first, or all of them with with_dependents=True.")
     for one in (run, *below):
-        if one.status == "running":
+        if one.status == "running" or store.held_elsewhere(one.path):
             raise RunError(f"{one.id} must not be running to be deleted", got=one.status, remedy="Stop it first.")
         if one.path.is_symlink() or one.path.resolve().parent.parent != store.runs_dir().resolve():
             what, remedy = f"{one.id} must lie in {store.runs_dir()} to be deleted", "It is a link: delete it by hand."

@@ -4,10 +4,12 @@
     metrics.jsonl  one line per logged step
     checkpoint/    what the stage saves
 
-The id is made from the content: the same stage, configuration, parent and data give the same id, so that what has
-already run is found instead of trained again. Files are replaced whole, so that a killed process leaves no half a file.
+The id is made from the content: the same stage, code, configuration, parent and data give the same id, so that what
+has already run is found instead of trained again. Files are replaced whole, so that a killed process leaves no half a
+file.
 """
 
+import ast
 import contextlib
 import hashlib
 import json
@@ -25,16 +27,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 
+import filelock
 import psutil
 
 from labkit import health
 from labkit.config import Config
 from labkit.errors import RunError
 
+WATCHES = ("budget", "config", "errors", "evaluate", "fetch", "fields", "health", "recorder", "records", "runs")
+_held: dict[Path, filelock.BaseFileLock] = {}  # the runs that this process trains
 PACKAGES = ("torch", "transformers", "trl", "datasets", "tokenizers", "accelerate", "peft")
 
 
@@ -264,6 +270,8 @@ class Run:
         if self.info["status"] != "running":
             self.info["alarms"] = health.kept(self.history())
         write_json(self.path / "run.json", self.info)
+        if self.info["status"] != "running":
+            release(self.path)
         return self
 
 
@@ -272,12 +280,76 @@ def run_id(stage: str, config: Config, parent: str = "", data_hash: str = "") ->
     if not re.fullmatch(r"[a-z][a-z0-9_]*", stage):
         raise RunError("stage must be a snake_case name", got=stage, remedy='Use a key of config.STAGES such as "sft".')
     content = {"stage": stage, "config": config.identity(), "parent": parent, "data_hash": data_hash}
+    content["code"] = code_hash(stage)
     if os.path.isdir(config.model):  # Path.is_dir raises where a name is too long
         content["weights"] = fingerprint(Path(config.model))
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     tail = re.split(r"[/\\]", config.model.rstrip("/\\"))[-1]
     tail = re.sub(r"[^A-Za-z0-9_.]+", "-", tail).strip("-.")[:40] or "model"
     return f"{stage}-{tail}-{digest}"
+
+
+@lru_cache
+def code_hash(stage: str) -> str:
+    """A short hash of the lab's code that decides what a stage learns: its module and what that imports of the lab.
+
+    What only watches a training (WATCHES) is left out, and so are comments, docstrings and the form of lines.
+    """
+    root, waiting, found = Path(__file__).parent, [f"stages/{stage}"], {}
+    while waiting:
+        name = waiting.pop()
+        file = root / f"{name}.py"
+        if name in found or name.split("/")[0] in WATCHES or not file.is_file():
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "labkit":
+                inside = "/".join(node.module.split(".")[1:])
+                names = [inside, *(f"{inside}/{alias.name}".lstrip("/") for alias in node.names)]
+                waiting += [one for one in names if name.startswith("stages/") or not one.startswith("stages/")]
+            documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            if documented and ast.get_docstring(node, clean=False) is not None:
+                node.body[0] = ast.Pass()
+        found[name] = ast.unparse(tree)
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def hold(path: Path) -> None:
+    """Take the lock of a run's folder, which a process holds while it trains; its death, too, frees it.
+
+    Raises RunError where another process has it.
+    """
+    if path in _held:
+        return
+    lock = _lock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        info = _read(path) if (path / "run.json").exists() else {}
+        holder = f"process {info.get('pid', '?')} on {info.get('host', '?')}"
+        remedy = "Wait for its end: the run is then loaded. Or stop it there."
+        raise RunError(f"{path.name} must not be trained by two processes at once", got=holder, remedy=remedy) from None
+    _held[path] = lock
+
+
+def release(path: Path) -> None:
+    if path in _held:
+        _held.pop(path).release()
+
+
+def held_elsewhere(path: Path) -> bool:
+    """Whether another process trains the run in this folder."""
+    try:
+        with _lock(path).acquire(timeout=0) if path not in _held else contextlib.nullcontext():
+            return False
+    except filelock.Timeout:
+        return True
+
+
+def _lock(path: Path) -> filelock.BaseFileLock:
+    folder = path.parent.parent / ".locks"  # beside the runs, for a run's folder may be deleted
+    folder.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(folder / f"{path.name}.lock", thread_local=False)
 
 
 def fingerprint(folder: Path) -> str:
@@ -297,16 +369,20 @@ def open_run(stage: str, config: Config, parent: str | None = None, data_hash: s
     """The run of this content: a new folder, or the one that exists, marked as running unless it has finished.
 
     parent: the id of the run really started from (default: config.parent). data_hash: a hash of the rows trained on.
-    fresh=True deletes what exists first (`retrain`). Raises RunError where the existing run.json is unreadable.
+    fresh=True deletes what exists first (`retrain`). Raises RunError where the existing run.json is unreadable, and
+    where another process trains the run.
     """
     parent = getattr(config, "parent", "") if parent is None else parent
     path = runs_dir() / stage / run_id(stage, config, parent, data_hash)
+    if not rank():
+        hold(path)
     if fresh and path.exists() and not rank():
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     if (path / "run.json").exists() and not (fresh and rank()):  # 0 may not have deleted it yet
         run = Run(path, _read(path))
         if run.status == "finished":
+            release(path)
             return run
     else:
         times, numbers = {"created": now(), "updated": now()}, {"metrics": {}, "seconds": 0.0, "peak_rss_mb": 0.0}

@@ -3,14 +3,16 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy
 import pytest
 
-from labkit import runs
-from labkit.config import DPOConfig, SFTConfig
+from labkit import lineage, runs
+from labkit.config import STAGES, DPOConfig, SFTConfig
 from labkit.errors import RunError
 
 
@@ -252,3 +254,76 @@ def test_the_pace_is_the_median_so_that_a_look_does_not_count(store):
         run.log(step, loss=1.0, seconds=seconds)
         run.log(step, held_out_loss=1.0, seconds=seconds)
     assert run.seconds_per_step() == 0.5
+
+
+def test_an_edit_of_the_code_is_another_run_and_of_a_comment_is_not(tmp_path, monkeypatch):
+    """What decides the numbers takes part in the id: the stage's module and what it imports."""
+    package = tmp_path / "labkit"
+    shutil.copytree(Path(runs.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "ui"))
+    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+
+    def hashes():
+        runs.code_hash.cache_clear()
+        return {stage: runs.code_hash(stage) for stage in STAGES}
+
+    def edited(name, old, new):
+        file = package / f"{name}.py"
+        text = file.read_text(encoding="utf-8")
+        assert old in text
+        file.write_text(text.replace(old, new), encoding="utf-8")
+
+    try:
+        before = hashes()
+        assert len(set(before.values())) == len(STAGES)
+        edited("stages/dpo", '"""Direct preference', '"""# another docstring: Direct preference')
+        edited("order", "def order(", "# a comment\ndef order(")
+        edited("evaluate/checkers", "def ", "def  ")
+        assert hashes() == before
+        edited("stages/dpo", "return -logsigmoid(p.margin(b))", "return -2 * logsigmoid(p.margin(b))")
+        assert {stage for stage, now in hashes().items() if now != before[stage]} == {"dpo"}
+        edited("ppo", "+ 1e-8", "+ 1e-7")
+        assert {stage for stage, now in hashes().items() if now != before[stage]} == {"dpo", "ppo"}
+        edited("order", "POOL = 50", "POOL = 51")
+        assert all(now != before[stage] for stage, now in hashes().items())
+    finally:
+        runs.code_hash.cache_clear()
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from labkit import lineage, runs
+from labkit.config import SFTConfig
+run = runs.open_run("sft", SFTConfig())
+print(run.id, flush=True)
+sys.stdin.readline()
+run.finish(held_out_loss=1.0)
+"""
+
+
+def test_two_processes_never_train_one_run(store):
+    child = subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    name = child.stdout.readline().strip()
+    run = runs.get(name)
+    run.log(1, loss=1.0)
+    for fresh in (False, True):
+        with pytest.raises(
+            RunError, match=f"must not be trained by two processes at once; got 'process {child.pid} on"
+        ):
+            runs.open_run("sft", SFTConfig(), fresh=fresh)
+    assert runs.get(name).history()  # nothing was deleted
+    with pytest.raises(RunError, match="must not be running to be deleted"):
+        lineage.delete(name)
+    child.communicate("\n")
+    assert runs.open_run("sft", SFTConfig()).status == "finished"
+
+
+def test_a_killed_process_leaves_no_lock(store):
+    child = subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    name = child.stdout.readline().strip()
+    child.kill()
+    child.wait()
+    again = runs.open_run("sft", SFTConfig())
+    assert again.id == name and again.status == "running"
+    again.stop()
+    assert runs.open_run("sft", SFTConfig(), fresh=True).stop().status == "stopped"
