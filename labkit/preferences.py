@@ -13,7 +13,8 @@ from labkit import data, reader
 from labkit.errors import DataError
 
 FORMS = "Write prompt, chosen and rejected as texts, or chosen and rejected as lists of messages."
-COLUMNS = ("prompt", "chosen", "rejected", "system")  # all that is read of one's own pairs
+COLUMNS = ("prompt", "chosen", "rejected", "system")  # what is learned from
+TOLD = ("voter", "fault", "kind")  # what the lab's own files tell beside it, kept where it is text
 ASKING = frozenset(  # what a request without a question mark begins with
     "what how why who whom whose when where which can could would will should please write explain tell give list "
     "describe show find say define translate summarize summarise compare suggest create draft".split()
@@ -160,7 +161,7 @@ def _load(source: str) -> list[tuple[int, dict]]:
     """(line or row, row) of each pair, with the columns that a pair has and no others."""
     path = Path(source)
     if path.is_file() or path.suffix in reader.SUFFIXES:
-        return reader.records(path, COLUMNS)
+        return reader.records(path, COLUMNS + TOLD)
     found = _dataset(source)
     found = found.select_columns([name for name in found.column_names if name in COLUMNS]) if len(found) else found
     return list(enumerate(found, 1))
@@ -187,6 +188,7 @@ def _checked(rows: list[tuple[int, dict]], name: str, own: bool = True) -> Datas
     columns = sorted({column for _, row in rows for column in row})
     if missing := {"chosen", "rejected"} - set(columns):
         raise DataError(f"{name} lacks the columns {sorted(missing)}", got=columns, remedy=FORMS)
+    texts = {key for key in TOLD if all(isinstance(row.get(key), str) for _, row in rows)}
     faults, kept = defaultdict(list), []
     for line, row in rows:
         try:
@@ -200,7 +202,7 @@ def _checked(rows: list[tuple[int, dict]], name: str, own: bool = True) -> Datas
             faults["have the same answer as chosen and rejected"].append(line)
         elif messages[-1]["content"].strip() == chosen.strip():
             faults["repeat the prompt as the chosen answer"].append(line)
-        extra = {key: row.get(key) for key in columns if key not in COLUMNS}
+        extra = {key: row.get(key) for key in columns if key not in COLUMNS and (not own or key in texts)}
         kept.append(
             {"prompt": prompt, "chosen": chosen, "rejected": rejected, **extra, "messages": messages, "row": line}
         )

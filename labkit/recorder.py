@@ -108,7 +108,8 @@ class Recorder(TrainerCallback, ExportableState):
                 )
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
-        self.run.log(step, **numbers, seconds=round(self.run.elapsed(), 2))
+        worked = round(self.run.processor_seconds(), 2)
+        self.run.log(step, **numbers, seconds=round(self.run.elapsed(), 2), processor_seconds=worked)
 
     def line(self, state, numbers: dict) -> str:
         """One line of progress: step, losses, seconds spent and left."""

@@ -139,6 +139,7 @@ class Run:
     info: dict = field(default_factory=dict, repr=False)
     _opened: float | None = field(default=None, repr=False)  # time.monotonic() where this process trains the run
     _before: float = field(default=0.0, repr=False)  # seconds trained before it did
+    _worked: float = field(default=0.0, repr=False)  # processor seconds before that, less this process's at the opening
 
     @property
     def id(self) -> str:
@@ -187,6 +188,12 @@ class Run:
         """Seconds trained so far, over all stops and resumes; what run.json says where this process does not train."""
         return self.info["seconds"] if self._opened is None else self._before + time.monotonic() - self._opened
 
+    def processor_seconds(self) -> float:
+        """Seconds that processors worked for it, summed over them: what other work on the machine hardly changes."""
+        if self._opened is None:
+            return self.info.get("processor_seconds", math.nan)
+        return self._worked + time.process_time()
+
     def reload(self) -> "Run":
         """Read run.json again. Raises RunError where it is missing or unreadable."""
         self.info = _read(self.path)
@@ -222,10 +229,14 @@ class Run:
 
     def seconds_per_step(self) -> float:
         """The median over the logged lines, so that looks at held-out data do not count; nan before two lines."""
-        rows = [row for row in self.history() if "loss" in row]
-        lines = [(b["seconds"] - a["seconds"], b["step"] - a["step"]) for a, b in pairwise(rows)]
-        paces = [seconds / steps for seconds, steps in lines if steps > 0]
+        paces = self.paces("seconds")
         return statistics.median(paces) if paces else math.nan
+
+    def paces(self, clock: str = "processor_seconds") -> list[float]:
+        """What a step took from each logged line to the next, by this clock; [] where it was not kept."""
+        rows = [row for row in self.history() if "loss" in row and clock in row]
+        lines = [(b[clock] - a[clock], b["step"] - a["step"]) for a, b in pairwise(rows)]
+        return [seconds / steps for seconds, steps in lines if steps > 0]
 
     def rewind(self, step: int, look: bool = True) -> None:
         """Forget what was logged, and sampled, after `step`, before training resumes from a checkpoint of that step.
@@ -264,6 +275,7 @@ class Run:
         self.info |= changes | {"updated": now()}
         if self._opened is not None:  # seconds add up over a stop and a resume
             self.info["seconds"] = round(self.elapsed(), 3)
+            self.info["processor_seconds"] = round(self.processor_seconds(), 3)
             self.info["peak_rss_mb"] = max(self.info["peak_rss_mb"], peak_rss_mb())
         if rank():
             return self
@@ -389,6 +401,7 @@ def open_run(stage: str, config: Config, parent: str | None = None, data_hash: s
         about = {"parent": parent, "data_hash": data_hash, "seed": config.seed}
         run = Run(path, {"id": path.name, "stage": stage, "status": "running", **about, **numbers, **times})
     run._opened, run._before = time.monotonic(), run.info["seconds"]
+    run._worked = run.info.get("processor_seconds", 0.0) - time.process_time()
     run.info.pop("error", None)
     process = {"pid": os.getpid(), "host": platform.node(), "process_began": psutil.Process().create_time()}
     return run._write(status="running", **process, config=config.as_dict(), versions=versions())

@@ -12,7 +12,7 @@ Compute is counted in token passes: one token forward through one model is 1, it
 PPO, RLOO and best of n need a reward model first: it gets half of their budget.
 """
 
-import math
+import statistics
 from statistics import fmean
 
 from labkit import data, pipeline, preferences, runs
@@ -80,14 +80,15 @@ def spent(method: str, run: runs.Run, length: dict[str, float], pairs: int) -> f
     return (seen - again * FORWARD / (TRAIN + FORWARD)) * each
 
 
-def seconds(run: runs.Run) -> float:
+def seconds(run: runs.Run, clock: str = "seconds") -> float:
     """Seconds of a training's steps alone, at their median pace, and of DPO's pass of the reference: no looks.
 
-    Of a run too short for a pace, all of its seconds.
+    Of a run too short for a pace, all of its seconds. clock: "processor_seconds" for what other work does not change.
     """
-    pace = run.seconds_per_step()
-    if math.isnan(pace):
-        return run.info["seconds"]
+    paces = run.paces(clock)
+    if not paces:
+        return run.info[clock]
+    pace = statistics.median(paces)
     return pace * run.config["steps"] + run.metrics.get("reference_seconds", 0.0)
 
 

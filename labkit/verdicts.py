@@ -1,7 +1,9 @@
 """Claims and verdicts: what people say of the training pipeline, and what this machine measured.
 
-A verdict is computed from intervals, never typed. An interval clear of its threshold on the claimed side supports the
-claim, clear on the other side refutes it, and one that straddles the threshold says nothing.
+A verdict is computed from intervals, never typed. Each piece of evidence has one of three states: an interval clear of
+its threshold on the claimed side supports the claim, clear on the other side refutes it, and one that straddles the
+threshold leaves it unresolved. What a claim needs (NEEDS) is said before a figure is seen. What follows from how a
+thing is built is told and counts for nothing.
 """
 
 import math
@@ -10,8 +12,9 @@ from dataclasses import dataclass
 
 from labkit.errors import ConfigError
 
-HOLDS, IN_PART, DOES_NOT, NOISY = "holds here", "holds in part", "does not hold here", "too noisy to say"
-UNTESTED = "not tested yet"
+HOLDS, IN_PART, DOES_NOT, NOISY = "holds here", "holds in part", "does not hold here", "unresolved"
+BY_DESIGN, UNTESTED = "true by construction", "not tested yet"
+SUPPORTED, REFUTED, UNRESOLVED, DESIGN = "supported", "refuted", "unresolved", "by design"
 
 CLAIMS: dict[int, tuple[str, tuple[str, ...]]] = {
     1: (
@@ -34,13 +37,28 @@ CLAIMS: dict[int, tuple[str, tuple[str, ...]]] = {
     15: ("An LLM as judge scales, and depends on the judge's prompt", ("12_llm_as_judge",)),
     16: ("Human pairwise votes are the gold standard, and slow", ("13_arena",)),
     17: ("A measure that becomes a target ceases to be a good measure", ("14_goodhart",)),
-    18: (
-        "No metric is universal: the best evaluator is you, on your use case",
-        (
-            *("05_reward_model", "10_word_level_metrics", "11_benchmarks", "12_llm_as_judge", "13_arena"),
-            *("14_goodhart", "15_your_own"),
-        ),
-    ),
+    18: ("No metric is universal: the best evaluator is you, on your use case", ("15_your_own",)),
+}
+# What must be supported, in words; the thresholds stand in the notebooks' cells.
+NEEDS: dict[int, str] = {
+    1: "Few questions are answered. That questions follow is by construction: the corpus has sheets of them.",
+    2: "Most held-out questions are answered correctly after it, and hardly any before.",
+    3: "Its answers win by the checker's worth, unsafe requests are declined and safe ones not, answers get shorter.",
+    4: "The arithmetic gives between 750 and 780.",
+    5: "Right answers at most five points below full fine-tuning's; less time a step; full above LoRA.",
+    6: "The base comes through unchanged. That an adapter's file is small follows from its rank.",
+    7: "Right answers below LoRA's, by less than five points; less time a step. Fewer bytes follow from the form.",
+    8: "The estimate, with its error, is below the card's memory.",
+    9: "More processor time than DPO; under nine in ten runs gain reward; worse answers for the same token passes.",
+    10: "Answers at most five points worse than PPO's; gold spreads less over seeds.",
+    11: "Gold and accuracy not below SFT's and DPO's by more than the margin; fewer token passes.",
+    12: "The best simpler method, chosen on other questions, is at most five points worse than PPO.",
+    13: "Scoring takes a tenth of answering at most; each fault is missed in one of twenty tasks at least.",
+    14: "Benchmarks part the trained from the untrained; known items, leaked items and a cheat score higher.",
+    15: "A verdict takes under ten seconds; another wording changes one verdict in twenty at least.",
+    16: "Votes of people agree with the checker in most cases; a vote takes longer than a judge's.",
+    17: "Gold rises first and then falls while the proxy goes on rising, in every seed.",
+    18: "Your own test and the general one do not tell the same of the same models.",
 }
 
 
@@ -48,8 +66,10 @@ CLAIMS: dict[int, tuple[str, tuple[str, ...]]] = {
 class Evidence:
     """One measurement that bears on a claim: an estimate, its interval [low, high] and the threshold to clear.
 
-    direction: the side of the threshold on which the claim puts the true value, "above" or "below".
-    Raises ConfigError for numbers that are not finite or out of order, or another direction.
+    direction: the side of the threshold on which the claim puts the true value, "above" or "below". kind: "measured",
+    where an interval of no width is none and proves nothing; "exact", what is counted or computed without error;
+    "design", what follows from how a thing is built, whatever comes out. Raises ConfigError for numbers that are not
+    finite or out of order, or another direction or kind.
     """
 
     name: str
@@ -58,6 +78,7 @@ class Evidence:
     high: float
     threshold: float
     direction: str = "above"
+    kind: str = "measured"
 
     def __post_init__(self):
         for name in ("estimate", "low", "high", "threshold"):
@@ -76,16 +97,29 @@ class Evidence:
         if self.direction not in ("above", "below"):
             remedy = 'Write direction="above" or direction="below".'
             raise ConfigError(f"direction of evidence {self.name!r} must be a side", got=self.direction, remedy=remedy)
+        if self.kind not in ("measured", "exact", "design"):
+            remedy = 'Write kind="measured", "exact" or "design".'
+            raise ConfigError(f"kind of evidence {self.name!r} is not known", got=self.kind, remedy=remedy)
+
+    @property
+    def state(self) -> str:
+        """supported or refuted, where the whole interval is on one side of the threshold; unresolved; or by design."""
+        if self.kind == "design":
+            return DESIGN
+        if self.kind == "measured" and self.low == self.high:
+            return UNRESOLVED
+        above, below = self.low > self.threshold, self.high < self.threshold
+        if not (above or below):
+            return UNRESOLVED
+        return SUPPORTED if above == (self.direction == "above") else REFUTED
 
     @property
     def supports(self) -> bool:
-        """The whole interval is on the claimed side of the threshold."""
-        return self.low > self.threshold if self.direction == "above" else self.high < self.threshold
+        return self.state == SUPPORTED
 
     @property
     def refutes(self) -> bool:
-        """The whole interval is on the other side of the threshold."""
-        return self.high < self.threshold if self.direction == "above" else self.low > self.threshold
+        return self.state == REFUTED
 
 
 @dataclass(frozen=True)
@@ -98,15 +132,16 @@ class Verdict:
     evidence: tuple[Evidence, ...]
 
     def __str__(self) -> str:
-        found = "; ".join(_found(one.name, one.estimate, one.low, one.high) for one in self.evidence)
+        found = "; ".join(f"{_found(one)}: {one.state}" for one in self.evidence)
         return f"Claim {self.claim}, {CLAIMS[self.claim][0]}: {self.verdict}. {found} ({self.setting})"
 
 
 def verdict(claim: int, evidence: Evidence | Iterable[Evidence], setting: str) -> Verdict:
     """The verdict that the evidence gives on a claim of CLAIMS.
 
-    All supported: holds here. Some supported: holds in part. None supported but some refuted: does not hold here. All
-    straddling their thresholds: too noisy to say. Raises ConfigError for an unknown claim, no evidence or no setting.
+    All supported: holds here. Some supported and others refuted: holds in part. Some refuted and none supported: does
+    not hold here. Some unresolved and none refuted: unresolved. What is by design does not count; nothing else: true by
+    construction. Raises ConfigError for an unknown claim, no evidence or no setting.
     """
     pieces = (evidence,) if isinstance(evidence, Evidence) else tuple(evidence)
     if claim not in CLAIMS:
@@ -115,35 +150,41 @@ def verdict(claim: int, evidence: Evidence | Iterable[Evidence], setting: str) -
         raise ConfigError("evidence must be one Evidence or more", got=evidence, remedy="Measure something first.")
     if not setting.strip():
         raise ConfigError("setting must say what was tested", got=setting, remedy='Write "nano, 800 steps, seed 0".')
-    supported = sum(one.supports for one in pieces)
-    if supported:
-        word = HOLDS if supported == len(pieces) else IN_PART
+    states = {one.state for one in pieces} - {DESIGN}
+    if not states:
+        word = BY_DESIGN
+    elif REFUTED in states:
+        word = IN_PART if SUPPORTED in states else DOES_NOT
     else:
-        word = DOES_NOT if any(one.refutes for one in pieces) else NOISY
+        word = NOISY if UNRESOLVED in states else HOLDS
     return Verdict(claim, word, setting, pieces)
 
 
-def verdict_table(records: dict[str, dict] | Iterable[dict]) -> list[dict[str, str | int]]:
-    """All claims with their latest verdict in `records` (as `records.latest_records` returns them).
+def verdict_table(records: dict[str, dict] | Iterable[dict]) -> list[dict[str, str | int | bool]]:
+    """All claims with what every notebook that spoke on them last said, of `records` (see `records.latest_records`).
 
-    Keys of each row: claim, text, notebook, link (relative to notebooks/), verdict, effect, interval, setting.
+    Keys of each row: claim, text, needs, notebook, link (relative to notebooks/), verdict, disagree (another notebook
+    says otherwise), effect, interval, setting. A claim on which none has spoken has one row. Runs of the model "smoke",
+    which test the plumbing, say nothing.
     """
     records = records.values() if isinstance(records, dict) else records
-    latest: dict[int, tuple[str, dict]] = {}
+    latest: dict[int, dict[str, dict]] = {claim: {} for claim in CLAIMS}
     for one in sorted(records, key=lambda one: one["date"]):
-        for found in one.get("verdicts", []):
-            latest[found["claim"]] = (one["notebook"], found)
+        if one.get("parameters", {}).get("model") != "smoke":
+            for found in one.get("verdicts", []):
+                latest[found["claim"]][one["notebook"]] = found
     rows = []
     for claim, (text, notebooks) in CLAIMS.items():
-        notebook, found = latest.get(claim, (notebooks[0], {"verdict": UNTESTED, "setting": "", "evidence": []}))
-        about = {"claim": claim, "text": text, "notebook": notebook, "link": f"{notebook}.ipynb"}
-        effect = "; ".join(f"{one['name']} {one['estimate']:.3g}" for one in found["evidence"])
-        interval = "; ".join(f"[{one['low']:.3g}, {one['high']:.3g}]" for one in found["evidence"])
-        rows.append(
-            {**about, "verdict": found["verdict"], "effect": effect, "interval": interval, "setting": found["setting"]}
-        )
+        silent = {notebooks[0]: {"verdict": UNTESTED, "setting": "", "evidence": []}}
+        words = {found["verdict"] for found in latest[claim].values()}
+        for notebook, found in sorted(latest[claim].items()) or silent.items():
+            about = {"claim": claim, "text": text, "needs": NEEDS[claim], "notebook": notebook}
+            about |= {"link": f"{notebook}.ipynb", "verdict": found["verdict"], "disagree": len(words) > 1}
+            effect = "; ".join(f"{one['name']} {one['estimate']:.3g}" for one in found["evidence"])
+            interval = "; ".join(f"[{one['low']:.3g}, {one['high']:.3g}]" for one in found["evidence"])
+            rows.append({**about, "effect": effect, "interval": interval, "setting": found["setting"]})
     return rows
 
 
-def _found(name: str, estimate: float, low: float, high: float) -> str:
-    return f"{name} {estimate:.3g} [{low:.3g}, {high:.3g}]"
+def _found(one: Evidence) -> str:
+    return f"{one.name} {one.estimate:.3g} [{one.low:.3g}, {one.high:.3g}]"

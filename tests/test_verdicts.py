@@ -1,14 +1,22 @@
 """Verdicts are computed from intervals and thresholds."""
 
+import json
+import re
+from collections import defaultdict
+
 import numpy
 import pytest
 
 from labkit.errors import LabError
-from labkit.verdicts import CLAIMS, UNTESTED, Evidence, verdict, verdict_table
+from labkit.execute import NOTEBOOKS_DIR
+from labkit.verdicts import CLAIMS, NEEDS, UNTESTED, Evidence, verdict, verdict_table
 
 SUPPORTED = Evidence("rate", 0.9, 0.8, 0.95, 0.5)
 REFUTED = Evidence("rate", 0.3, 0.2, 0.4, 0.5)
 NOISY = Evidence("rate", 0.5, 0.4, 0.6, 0.5)
+BUILT = Evidence("share of the weights that trains", 0.01, 0.01, 0.01, 0.5, "below", "design")
+TIMED = Evidence("seconds, once", 0.8, 0.8, 0.8, 1.0, "below")  # a measurement without an interval proves nothing
+COUNTED = Evidence("times fewer", 768.0, 768.0, 768.0, 750.0, kind="exact")
 
 
 def test_there_are_18_claims_with_their_notebooks():
@@ -22,13 +30,20 @@ def test_there_are_18_claims_with_their_notebooks():
     [
         ([SUPPORTED], "holds here"),
         ([SUPPORTED, SUPPORTED], "holds here"),
-        ([SUPPORTED, NOISY], "holds in part"),
+        ([SUPPORTED, NOISY], "unresolved"),
         ([SUPPORTED, REFUTED], "holds in part"),
         ([SUPPORTED, REFUTED, NOISY], "holds in part"),
         ([REFUTED], "does not hold here"),
         ([REFUTED, NOISY], "does not hold here"),
-        ([NOISY], "too noisy to say"),
-        ([NOISY, NOISY], "too noisy to say"),
+        ([NOISY], "unresolved"),
+        ([NOISY, NOISY], "unresolved"),
+        ([SUPPORTED, BUILT], "holds here"),
+        ([NOISY, BUILT], "unresolved"),
+        ([REFUTED, BUILT], "does not hold here"),
+        ([BUILT], "true by construction"),
+        ([TIMED], "unresolved"),
+        ([SUPPORTED, TIMED], "unresolved"),
+        ([COUNTED], "holds here"),
     ],
 )
 def test_verdict(evidence, word):
@@ -69,6 +84,7 @@ def test_numpy_numbers_become_plain_and_one_piece_needs_no_list():
         ((0.9, 0.8, float("inf"), 0.5), "high.*got inf"),
         ((0.9, 0.8, 1.0, "0.5"), "threshold.*got '0.5'"),
         ((0.9, 0.8, 1.0, 0.5, "over"), "got 'over'.*direction=\"above\""),
+        ((0.9, 0.8, 1.0, 0.5, "above", "typed"), "got 'typed'.*kind="),
     ],
 )
 def test_impossible_evidence_is_refused(numbers, part):
@@ -87,28 +103,54 @@ def test_wrong_calls_are_refused():
             call()
 
 
-def test_table_has_all_claims_and_the_latest_verdict():
-    def kept(notebook, date, rate):
-        found = {
-            "claim": 1,
-            "verdict": f"v{rate}",
-            "setting": "nano",
-            "evidence": [vars(SUPPORTED) | {"estimate": rate}],
-        }
-        return {"notebook": notebook, "date": date, "verdicts": [found]}
+def kept(notebook, date, word, model="nano"):
+    found = {"claim": 1, "verdict": word, "setting": model, "evidence": [vars(SUPPORTED)]}
+    return {"notebook": notebook, "date": date, "verdicts": [found], "parameters": {"model": model}}
 
-    records = {"b": kept("01_pretraining", "2026-02-02", 0.91), "a": kept("00_start_here", "2026-01-01", 0.85)}
+
+def test_the_table_has_all_claims_and_every_notebook_that_spoke():
+    old = kept("01_pretraining", "2026-01-01", "does not hold here")
+    records = [
+        old,
+        kept("01_pretraining", "2026-02-02", "holds here"),
+        kept("00_start_here", "2026-01-01", "unresolved"),
+    ]
     rows = verdict_table(records)
-    assert [row["claim"] for row in rows] == list(range(1, 19))
-    assert rows[0] == {
-        "claim": 1,
-        "text": CLAIMS[1][0],
-        "notebook": "01_pretraining",
-        "link": "01_pretraining.ipynb",
-        "verdict": "v0.91",
-        "effect": "rate 0.91",
-        "interval": "[0.8, 0.95]",
-        "setting": "nano",
-    }
-    assert rows[16]["verdict"] == UNTESTED and rows[16]["link"] == "14_goodhart.ipynb"
+    assert [row["claim"] for row in rows] == [1, *range(1, 19)]
+    assert [(row["notebook"], row["verdict"], row["disagree"]) for row in rows[:2]] == [
+        ("00_start_here", "unresolved", True), ("01_pretraining", "holds here", True),
+    ]  # fmt: skip
+    assert rows[1] | {"needs": ""} == {
+        "claim": 1, "text": CLAIMS[1][0], "needs": "", "notebook": "01_pretraining", "link": "01_pretraining.ipynb",
+        "verdict": "holds here", "disagree": True, "effect": "rate 0.9", "interval": "[0.8, 0.95]", "setting": "nano",
+    }  # fmt: skip
+    assert rows[17]["verdict"] == UNTESTED and rows[17]["link"] == "14_goodhart.ipynb" and not rows[17]["disagree"]
     assert verdict_table([])[0]["verdict"] == UNTESTED
+    assert verdict_table(records[1:2])[0]["disagree"] is False
+
+
+def test_what_tests_the_plumbing_says_nothing():
+    rows = verdict_table([kept("01_pretraining", "2026-02-02", "does not hold here", model="smoke")])
+    assert len(rows) == 18 and {row["verdict"] for row in rows} == {UNTESTED}
+
+
+def test_each_claim_says_what_it_needs_and_each_notebook_speaks_on_known_claims():
+    assert NEEDS.keys() == CLAIMS.keys() and all(len(text) > 20 for text in NEEDS.values())
+    spoken = defaultdict(set)
+    for path in NOTEBOOKS_DIR.glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        for number in re.findall(r"labkit\.verdict\(\s*(\d+),|\((\d+), claim_\d+\)", code):
+            spoken[int("".join(number))].add(path.stem)
+    assert spoken.keys() == CLAIMS.keys()
+    for claim, (_, notebooks) in CLAIMS.items():
+        assert spoken[claim] <= set(notebooks), claim
+
+
+def test_a_notebooks_own_arithmetic_is_told_from_what_it_measured():
+    """No evidence without an interval is called measured: what is built or counted says so."""
+    for path in NOTEBOOKS_DIR.glob("*.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        for same in re.findall(r"Evidence\([^()]*?(\w+), \1, \1,[^()]*\)", text):
+            call = text[text.index(f"{same}, {same}, {same},") :].split("\n")[0]
+            assert "kind" in call or "design" in call or "exact" in call, (path.name, call)

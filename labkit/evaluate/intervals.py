@@ -1,5 +1,7 @@
 """Intervals: no figure without one."""
 
+import math
+
 import numpy as np
 from scipy import stats
 
@@ -117,6 +119,16 @@ def paired(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
     below = (a - a_low) ** 2 - 2 * phi * (a - a_low) * (b_high - b) + (b_high - b) ** 2
     above = (a_high - a) ** 2 - 2 * phi * (a_high - a) * (b - b_low) + (b - b_low) ** 2
     return a - b, a - b - below**0.5, a - b + above**0.5
+
+
+def ratio(one, other) -> tuple[float, float, float]:
+    """(ratio, low, high) of the geometric means of two samples of positive numbers: Welch's t on their logs."""
+    logs = [np.log(np.asarray(values, dtype=float)) for values in (one, other)]
+    middle = float(logs[0].mean() - logs[1].mean())
+    if min(map(len, logs)) < 2:
+        return math.exp(middle), 0.0, math.inf
+    found = stats.ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
+    return math.exp(middle), math.exp(found.low), math.exp(found.high)
 
 
 def gap(one, other, draws: int = 4000, seed: int = 0) -> tuple[float, float, float]:

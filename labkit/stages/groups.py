@@ -75,7 +75,8 @@ class Recorder(transformers.TrainerCallback, ExportableState):
                 numbers["kl"] = logs["kl"] * numbers["answer_length"]
             numbers["repetition"] = statistics.mean(map(health.repeated, self.said or [""]))
             self.said.clear()
-            self.run.log(step, **numbers, seconds=round(self.run.elapsed(), 2))
+            worked = round(self.run.processor_seconds(), 2)
+            self.run.log(step, **numbers, seconds=round(self.run.elapsed(), 2), processor_seconds=worked)
             try:
                 self.look(state)
             except (Stopped, KeyboardInterrupt) as stopped:

@@ -222,7 +222,8 @@ def learn(
                     learner.kl_coef = ppo.adapted_kl_coef(
                         learner.kl_coef, numbers["kl"], config.kl_target, config.batch_size, KL_HORIZON
                     )
-                run.log(learner.step, **numbers, **took, seconds=round(run.elapsed(), 2))
+                took |= {"seconds": round(run.elapsed(), 2), "processor_seconds": round(run.processor_seconds(), 2)}
+                run.log(learner.step, **numbers, **took)
                 if not math.isfinite(numbers["loss"]):
                     what = f"the loss or its gradient is no number at step {learner.step + 1}"
                     raise TrainingError(what, got=numbers["loss"], remedy="Lower learning_rate or value_coef.")
