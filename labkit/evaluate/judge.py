@@ -213,14 +213,20 @@ def audit(
     A bias counts by its size: whichever way it goes, its whole interval must stay below max_bias. Of fewer than two
     pairs it may be anything from -1 to 1.
     """
+    alike = 1 - intervals.proportion(len(rows), len(rows))[1]  # what as many that all agree leave open, by Wilson
+
+    def open_to_doubt(middle: float, low: float, high: float) -> tuple[float, float, float]:
+        """Drawn anew, pairs that are all alike show no spread."""
+        return (middle, max(-1.0, low - alike), min(1.0, high + alike)) if low == high else (middle, low, high)
+
     found = [
-        Evidence("kappa with gold", *agreement(rows), threshold=min_kappa),
+        Evidence("kappa with gold", *open_to_doubt(*agreement(rows)), threshold=min_kappa),
         Evidence("consistent under swapping", *consistency(rows), threshold=min_consistency),
     ]
     for name, (effect, low, high) in influences(rows).items():
         if name != "gold":
             low, high = np.nan_to_num([low, high], posinf=1.0, neginf=-1.0)
-            size = (effect, low, high) if effect >= 0 else (-effect, -high, -low)
+            size = open_to_doubt(*((effect, low, high) if effect >= 0 else (-effect, -high, -low)))
             found.append(Evidence(f"size of {name} bias", *size, threshold=max_bias, direction="below"))
     return found
 
