@@ -180,6 +180,12 @@ def file_hash(source: str, name: str) -> str:
     path = known.get(name, Path(source))
     if not path.is_file():
         raise DataError("data file not found", got=str(path), remedy='Give the path of a file, or "lab".')
+    about = path.stat()
+    return _hashed(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=64)
+def _hashed(path: Path, changed: int, size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 

@@ -15,24 +15,44 @@ from difflib import get_close_matches
 from labkit.errors import ConfigError
 
 
-def option(default, help, *, low=None, high=None, choices=None, unit="", identity=True, needs=None):
+def option(default, help, *, low=None, high=None, choices=None, unit="", identity=True, needs=None, usual=None):
     """A field of a Config: its default, one sentence of help and the values it may take.
 
     low, high: smallest and largest number allowed, both included. choices: the only texts allowed. unit: what the
     number counts. identity=False: the value does not change the result, so it stays out of a run's identity.
-    needs: (another field, the values it must have) for this one to leave its default.
+    needs: (another field, the values it must have) for this one to leave its default. usual: the largest value that is
+    tried as a rule, where the default does not tell: a slider ends there.
     """
     about = {"help": help, "low": low, "high": high, "choices": choices, "unit": unit, "identity": identity}
-    about["needs"] = needs
+    about |= {"needs": needs, "usual": usual}
     return dataclasses.field(default=default, metadata=about)
 
 
 def why_disabled(field: dataclasses.Field, values: dict) -> str:
     """Why a field has no effect beside these values ("needs loss_type = 'robust'"), or "" where it has."""
+    if None is not field.metadata["low"] == field.metadata["high"]:
+        return f"is always {field.metadata['low']:g} here"
     other, wanted = field.metadata["needs"] or ("", ())
     if not other or values[other] in wanted:
         return ""
     return f"needs {other} = {' or '.join(map(repr, wanted))}"
+
+
+def slider(field: dataclasses.Field) -> dict | None:
+    """{low, high, log, whole} of a number's slider, whose thousand places are fine around the default; or None.
+
+    Its ends are not those of the field: the box beside it takes the rest. A field that cannot be 0 and spans powers of
+    ten reaches from a twentieth of its default to twenty times it; one that can, from 0 to twenty times it, or to
+    `usual` where the default is 0. The default, and 0 where it is allowed, are places of their own.
+    """
+    low, high, whole, default = (field.metadata["low"], field.metadata["high"], field.type is int, field.default)
+    if field.type not in (int, float) or low is None or high is None or low == high or field.name == "seed":
+        return None
+    log = low > 0 and high / low > 100
+    top = (field.metadata["usual"] or 20 * default) if low >= 0 else high
+    if log and default:
+        return {"low": max(low, default / 20), "high": min(high, default * 20), "log": True, "whole": whole}
+    return {"low": low, "high": min(high, top) or high, "log": log, "whole": whole}
 
 
 def allowed(field: dataclasses.Field) -> str:

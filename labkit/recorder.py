@@ -19,6 +19,7 @@ from labkit.runs import Run
 NAMES = {  # the trainers' names for what they log -> the lab's
     "loss": "loss",
     "eval_loss": "held_out_loss",
+    "preference_loss": "preference_loss",
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "entropy": "entropy",

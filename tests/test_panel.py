@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from labkit.config import DPOConfig, PretrainConfig, SFTConfig
+from labkit import config as configs
+from labkit import fields
+from labkit.config import DPOConfig, PPOConfig, PretrainConfig, SFTConfig
 from labkit.errors import ConfigError
 from labkit.fields import allowed
 from labkit.ui.panel import PRESETS, Panel, describe, parsed, shown
@@ -138,3 +140,40 @@ def test_a_number_is_shown_with_every_digit_that_it_has():
         assert shown(value) == text
     field = next(field for field in dataclasses.fields(SFTConfig) if field.name == "learning_rate")
     assert parsed(field, shown(3.14159265e-4)) == 3.14159265e-4
+
+
+def places(of: dict) -> list[float]:
+    """The values that a slider's thousand places stand for, as panel.js rounds them."""
+    low, high = of["low"], of["high"]
+    found = [low * (high / low) ** (n / 1000) if of["log"] else low + (high - low) * n / 1000 for n in range(1001)]
+    return [float(round(value)) if of["whole"] else float(f"{value:.2g}") for value in found]
+
+
+EVERY = {(f.name, f.default): f for kind in configs.NOTEBOOKS.values() for f in dataclasses.fields(kind)}
+
+
+@pytest.mark.parametrize("name", EVERY, ids=lambda name: f"{name[0]}={name[1]}")
+def test_every_slider_is_fine_around_the_default_and_reaches_zero(name):
+    field = EVERY[name]
+    of, about = fields.slider(field), field.metadata
+    if of is None:
+        return
+    values, default = places(of), float(field.default)
+    assert len(set(values)) >= min(10, about["high"] - about["low"]), "it jumps past everything"
+    nearest = min(values, key=lambda value: abs(value - default))
+    assert nearest == pytest.approx(default, rel=0.05, abs=0.5 if field.type is int else 0)
+    if about["low"] <= 0:
+        assert 0 in values
+    if default > 0:
+        beyond = min((value for value in values if value > nearest), default=nearest)
+        assert beyond - nearest <= 1.001 * max(0.1 * default, 1.0 if field.type is int else 0.0)
+        assert sum(value < default for value in values) >= (10 if default > 10 or field.type is float else 0)
+
+
+def test_a_knob_that_can_hold_one_value_is_off_and_says_so():
+    panel = Panel("06_ppo", PPOConfig())
+    (field,) = [one for one in panel.fields if one["name"] == "lora_dropout"]
+    assert field["slider"] is None
+    assert "always 0 here" in str(panel.notes)
+    with pytest.raises(ConfigError):
+        PPOConfig(lora_dropout=0.1)

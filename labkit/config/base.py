@@ -30,8 +30,9 @@ class Config:
         for field in dataclasses.fields(self):
             value, reason = getattr(self, field.name), why_disabled(field, self.as_dict())
             if reason and value != field.default:
-                other, values = field.metadata["needs"]
-                remedy = f"Write {other} = {values[0]!r}, or leave {field.name} = {field.default!r}."
+                needed = field.metadata["needs"]
+                remedy = f"Write {needed[0]} = {needed[1][0]!r}, or leave" if needed else "Leave"
+                remedy += f" {field.name} = {field.default!r}."
                 raise ConfigError(f"{field.name} {reason}", got=value, remedy=remedy)
 
     @classmethod

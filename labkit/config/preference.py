@@ -36,7 +36,9 @@ class RewardConfig(TuningConfig):
         low=0.0,
         high=100.0,
     )
-    pairs: int = option(0, "Pairs to learn from, drawn by the seed; 0: all.", low=0, high=100_000_000, unit="pairs")
+    pairs: int = option(
+        0, "Pairs to learn from, drawn by the seed; 0: all.", low=0, high=100_000_000, unit="pairs", usual=4000
+    )
     off_topic: bool = option(
         True, "Add to each pair one whose rejected answer is another prompt's chosen one (Liu et al. 2024)."
     )
@@ -74,9 +76,11 @@ class PPOConfig(TuningConfig):
     )
     kl_target: float = option(
         0.0, "KL per answer that kl_coef is adapted to; 0 leaves it fixed.", low=0.0, high=1000.0, unit="nats",
-        needs=("algorithm", ("ppo",)),
+        needs=("algorithm", ("ppo",)), usual=20.0,
     )  # fmt: skip
-    clip: float = option(0.2, "A token's probability may move by this share in one batch.", low=0.01, high=10.0)
+    clip: float = option(
+        0.2, "A token's probability may move by this share in one batch.", low=0.01, high=10.0, usual=20.0
+    )
     value_model: str = option(
         "shared",
         "shared: a head on the policy's hidden states; separate: a second model, steadier and dearer.",

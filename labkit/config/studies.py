@@ -65,7 +65,9 @@ class BenchmarksConfig(Config):
 
     SMOL: ClassVar[dict] = {"limit": 60, "steps": 20, "learning_rate": 2e-4, "samples": 5}
 
-    limit: int = option(0, "Items of each benchmark that are asked; 0 means all.", low=0, high=100_000, unit="items")
+    limit: int = option(
+        0, "Items of each benchmark that are asked; 0 means all.", low=0, high=100_000, unit="items", usual=1000
+    )
     steps: int = steps_option(80)
     learning_rate: float = learning_rate_option(2e-3)
     samples: int = option(10, "Programs drawn for each small function.", low=5, high=1000, unit="programs")
@@ -81,8 +83,8 @@ class JudgeConfig(Config):
     judge: str = option("smol", "The judge: a model as in `model`, or the name of a model at base_url.")
     base_url: str = option("", 'An OpenAI-compatible API such as "http://localhost:8000/v1"; empty: a model here.')
     key_variable: str = option("OPENAI_API_KEY", "The environment variable that holds the API's key; never the key.")
-    price_in: float = option(0.0, "Price of a million tokens sent; 0: not known.", low=0.0, high=1e6)
-    price_out: float = option(0.0, "Price of a million tokens received; 0: not known.", low=0.0, high=1e6)
+    price_in: float = option(0.0, "Price of a million tokens sent; 0: not known.", low=0.0, high=1e6, usual=20.0)
+    price_out: float = option(0.0, "Price of a million tokens received; 0: not known.", low=0.0, high=1e6, usual=20.0)
     timeout: float = option(60.0, "Seconds for one whole request.", low=0.1, high=3600.0, unit="seconds")
     max_tokens: int = option(
         256, "Tokens that a judge at base_url may write; one that thinks first needs thousands.", low=1, high=1_000_000,

@@ -40,13 +40,17 @@ class Trainer(looks.Looks, trl.RewardTrainer):
     """
 
     sft_coef = 0.0
+    preference_loss = 0.0  # of the last step: what a look at held-out data measures too
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         starts, tokens = inputs.pop("answer_starts"), inputs["input_ids"]
         if not (self.sft_coef and self.model.training):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            self.preference_loss = (found[0] if return_outputs else found).item()
+            return found
         inputs["output_hidden_states"] = True
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        self.preference_loss = loss.item()
         n = len(starts)  # the batch holds the chosen rows, then the rejected ones
         places = torch.arange(1, tokens.shape[1], device=tokens.device)
         learned = inputs["attention_mask"][:n, 1:].bool() & (places >= starts[:, None])
@@ -55,6 +59,9 @@ class Trainer(looks.Looks, trl.RewardTrainer):
         logits = as_its_model(logits, self.model.config.get_text_config())
         loss = loss + self.sft_coef * torch.nn.functional.cross_entropy(logits, tokens[:n, 1:][learned])
         return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict, *args, **kwargs) -> None:
+        super().log(logs | ({"preference_loss": self.preference_loss} if "loss" in logs else {}), *args, **kwargs)
 
     def columns(self, batch: dict) -> dict:
         scores = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)

@@ -118,7 +118,9 @@ class Chat(widgets.VBox):
         tips = "Shade each token by its probability; hover for more.", "The models see the earlier turns, too."
         self.shade = widgets.Checkbox(description="token probabilities", tooltip=tips[0], **look)
         self.keep = widgets.Checkbox(description="keep conversation", tooltip=tips[1], **look)
-        self.add_button = _button("Add model", "One more column; it offers every finished run.", self.add_column)
+        self.add_button = _button(
+            "Add model", "One more column; it offers every run that left a model.", self.add_column
+        )
         self.remove_button = _button("Remove model", "Take the last column away.", self.remove_column)
         self.error = widgets.HTML()
         self.panes = widgets.HBox(layout={**WRAP, "width": "100%"})
@@ -175,8 +177,10 @@ class Chat(widgets.VBox):
         """One more model beside the others."""
         names = {name: name for name in (SHIPPED, *self._sources, source)}
         for run in runs.all_runs():
-            if run.status == "finished" and run.stage != "reward":  # a reward model gives a number, no text
-                names[run.id] = f"{run.id} (seed {run.info.get('seed', '?')})"
+            usable = run.checkpoint.is_dir() and run.status in ("finished", "stopped")
+            if usable and run.stage != "reward":  # a reward model gives a number, no text
+                stopped = ", stopped" if run.status == "stopped" else ""
+                names[run.id] = f"{run.id} (seed {run.info.get('seed', '?')}{stopped})"
         options = [(label, name) for name, label in names.items()]
         self.columns = [*self.columns, Column(len(self.columns) + 1, options, source, self.shade)]
         self.panes.children = self.columns
@@ -263,8 +267,9 @@ def locate(source: str) -> tuple[str | Path, bool]:
         return (path if path.is_dir() else source), False
     else:
         run = runs.get(source)
-    if run.status != "finished":
-        raise RunError("the run must be finished", got=f"{run.id}: {run.status}", remedy="Train it to its end.")
+    if run.status not in ("finished", "stopped") or not run.checkpoint.is_dir():
+        what = "the run must be finished, or stopped with something learned"
+        raise RunError(what, got=f"{run.id}: {run.status}", remedy="Train it to its end.")
     return run.checkpoint, run.stage == "pretrain"
 
 

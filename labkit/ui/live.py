@@ -33,7 +33,8 @@ CHARTS = {
     "pretrain": [LOSSES, ("bits per byte", "bits", {"bits_per_byte": "held out"}), PACE, GRADIENT],
     "sft": [LOSSES, PACE, GRADIENT],
     "reward": [
-        ("loss", "nats per pair", {"loss": "train", "held_out_loss": "held out"}),
+        ("preference loss", "nats per pair", {"preference_loss": "train", "held_out_loss": "held out"}),
+        ("loss of all terms", "nats", {"loss": "train"}),
         ("accuracy", "share of pairs", {"pair_accuracy": "train", "held_out_pair_accuracy": "held out"}),
         ("margin", "nats", {"margin": "train", "held_out_margin": "held out"}),
         ("mean reward", "nats", {"mean_reward": "train", "held_out_mean_reward": "held out"}),
@@ -75,6 +76,7 @@ class Bench(ipywidgets.VBox):
     def __init__(self, notebook: str, config: Config, asked: list[str]):
         self.asked, self.run, self._log, self._training, self._pump = asked, None, None, None, None
         self._drawn, self._status, self._views, self._lock = -1, "", 0, threading.RLock()
+        self._sought: Config | None = None  # what `run` was looked up for
         self._refused: dict[tuple, str] = {}  # (model, data) -> why it cannot be read, until Train asks anew
         self.stage = configs.stage_of(notebook)
         self.charts = CHARTS[self.stage]
@@ -232,7 +234,10 @@ class Bench(ipywidgets.VBox):
         if config is None:
             return
         try:
-            run = pipeline.existing(self.stage, config)
+            if config == self._sought and self.run is not None:
+                self.run.reload()  # which run it is needs all that was learned from read again
+                return
+            self._sought, run = config, pipeline.existing(self.stage, config)
         except LabError:
             return
         if run is not None and (self.run is None or run.path != self.run.path):

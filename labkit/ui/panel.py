@@ -16,7 +16,7 @@ import traitlets
 from labkit import config as configs
 from labkit.config import Config
 from labkit.errors import ConfigError, LabError
-from labkit.fields import allowed, checked, why_disabled
+from labkit.fields import allowed, checked, slider, why_disabled
 from labkit.parameters import absolute
 
 HERE = Path(__file__).parent
@@ -28,13 +28,8 @@ def describe(field: dataclasses.Field) -> dict:
     about = field.metadata
     kind = "choice" if about["choices"] else {bool: "switch", str: "text"}.get(field.type, "number")
     found = {"name": field.name, "label": field.name, "help": f"{about['help']} Allowed: {allowed(field)}."}
-    found |= {"kind": kind, "choices": list(about["choices"] or ()), "unit": about["unit"], "slider": None}
-    if kind == "number" and about["low"] is not None and about["high"] is not None and field.name != "seed":
-        low, high = about["low"], about["high"]
-        log = low > 0 and high / low > 100
-        if log and field.default:  # around the default; the box beside the slider takes the rest
-            low, high = max(low, field.default / 20), min(high, field.default * 20)
-        found["slider"] = {"low": low, "high": high, "log": log, "whole": field.type is int}
+    found |= {"kind": kind, "choices": list(about["choices"] or ()), "unit": about["unit"]}
+    found["slider"] = slider(field) if kind == "number" else None
     return found
 
 

@@ -41,7 +41,7 @@ def thinned(points: list[tuple[float, float]], most: int) -> tuple[list[float], 
 def curves(history: list[dict], names: dict[str, str], *, title: str, y: str) -> go.Figure:
     """Logged numbers over the steps; `names` maps a logged name to its label."""
     figure = _figure(title, "step", y)
-    for (name, label), colour in zip(names.items(), list(COLOURS.values()), strict=False):
+    for (name, label), colour in zip(names.items(), cycle([*COLOURS.values(), "#56B4E9", "#D55E00"]), strict=False):
         rows = [row for row in history if row.get(name) is not None]
         mode = "lines+markers" if name.startswith("held_out") or name == "bits_per_byte" else "lines"
         steps, values = [row["step"] for row in rows], [row[name] for row in rows]
