@@ -76,7 +76,7 @@ def test_gpt2_without_a_chat_template_gets_one_and_an_adapter_on_its_conv1d_laye
     few = options(folder, data=str(folder / "sft.jsonl"), target_modules="c_attn,mlp.c_proj", lora_variant=variant)
     config, said = SFTConfig(**few | {"model": str(tmp_path)}), []
     run = sft.train(config, tmp_path, "gpt2", say=said.append)
-    assert "no chat template" in said[0]
+    assert any("no chat template" in line for line in said)
     learned, tokenizer = models.load(run.checkpoint)
     assert tokenizer.chat_template == data.PLAIN_TEMPLATE and models.context(learned) == 64
     moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, learned.get_parameter(name))}
