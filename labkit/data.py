@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -268,6 +268,8 @@ def check_template(tokenizer, chats: list[tuple[list[dict], list | None]], lines
                 faults.setdefault(f"have a {role} message", []).append(line)
         if tools and not differs("tools", [user, said], [user, said], tools=tools):
             faults.setdefault("have tools", []).append(line)
+        if spells_control(tokenizer, [turns, tools], keys=True):  # transformers makes text of values, not of names
+            faults.setdefault("spell a token of the model in the name of a field", []).append(line)
         calls = next((one["tool_calls"] for one in turns if one.get("tool_calls")), None)
         if calls and not differs("calls", [user, said | {"tool_calls": calls}], [user, said]):
             faults.setdefault("have calls of tools", []).append(line)
@@ -325,11 +327,20 @@ def _control_tokens(tokenizer, size: int) -> re.Pattern:
     return re.compile("|".join(sorted(names, key=len, reverse=True)) or "(?!)")
 
 
-def spells_control(tokenizer, said: list) -> bool:
-    """Whether messages, or a list of conversations, spell out one of the tokenizer's own tokens."""
+def strings(value, keys: bool = False) -> Iterator[str]:
+    """The texts in messages, tools or lists of them, at any depth; keys: the names of their fields instead."""
+    if isinstance(value, str) and not keys:
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        yield from value if keys and isinstance(value, dict) else ()
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from strings(one, keys)
+
+
+def spells_control(tokenizer, said, keys: bool = False) -> bool:
+    """Whether messages, tools or lists of them spell out one of the tokenizer's own tokens; keys: as in `strings`."""
     pattern = _control_tokens(tokenizer, len(tokenizer))
-    turns = [turn for one in said for turn in (one if isinstance(one, list) else [one])]
-    return any(pattern.search(str(turn.get("content"))) for turn in turns)
+    return any(pattern.search(text) for text in strings(said, keys))
 
 
 def spoken(text: str) -> str:
@@ -348,7 +359,7 @@ def templated(tokenizer, said: list, *, tokenize: bool = True, **options):
         remedy = "Start from an SFT run of this model, which has one, or set chat_template in tokenizer_config.json."
         raise ModelError("the tokenizer must have a chat template", got=tokenizer.name_or_path, remedy=remedy)
     options |= THINKING | {"tokenize": tokenize, "return_dict": tokenize}
-    if tokenize and spells_control(tokenizer, said):  # it stays text: only what the template writes is control
+    if tokenize and spells_control(tokenizer, [said, options.get("tools")]):  # only the template's own is control
         options["sanitize_control_tokens"] = True
     try:
         found = tokenizer.apply_chat_template(said, **options)

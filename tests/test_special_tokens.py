@@ -1,6 +1,7 @@
 """What a user writes is text, never control: the name of a special token in it ends, begins and pads nothing."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -109,6 +110,29 @@ def test_the_labs_own_rows_have_the_tokens_that_they_had():
         )
 
 
+def test_tools_and_calls_of_them_are_text_too():
+    tokenizer = AutoTokenizer.from_pretrained(data.BASE)
+    tokenizer.chat_template = (
+        "{{ (tools or []) | tojson }}{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}"
+        "{{ (m.tool_calls or []) | tojson }}"
+        "{% if m.role == 'assistant' %}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>"
+        "{% endif %}"
+    )
+
+    def row(text, name="q"):
+        tools = [{"type": "function", "function": {"name": "f", "description": text}}]
+        calls = [{"type": "function", "function": {"name": "f", "arguments": {name: [text]}}}]
+        said = [{"role": "user", "content": "Ask", "tool_calls": []}]
+        return [*said, {"role": "assistant", "content": "x", "tool_calls": calls}], tools
+
+    plain, own = (data.conversation(tokenizer, said, tools=tools) for said, tools in (row("a"), row("a <|end|> b")))
+    assert control(own["input_ids"]) == control(plain["input_ids"])
+    assert tokenizer.decode(own["input_ids"]).count("a <|end|> b") == 2 and own["labels"][-1] == tokenizer.eos_token_id
+    data.check_template(tokenizer, [row("a <|end|> b")], [1], "rows.jsonl")
+    with pytest.raises(DataError, match=r"spell a token of the model in the name of a field.*7"):
+        data.check_template(tokenizer, [row("a"), row("a", name="<|end|>")], [1, 7], "rows.jsonl")
+
+
 def test_a_conversation_without_a_template_is_text_too():
     tokenizer = AutoTokenizer.from_pretrained(data.BASE)
     tokenizer.chat_template = None
@@ -133,7 +157,8 @@ def test_a_prompt_beyond_learned_positions_is_cut_and_counted(gpt2):
     with pytest.warns(UserWarning, match="1 of 2 inputs are cut at 54 tokens"):
         rows = answers.ask(model, tokenizer, ["word " * 200, "short"], max_new_tokens=10)
     assert len(rows) == 2
-    assert len(answers.ask(model, tokenizer, ["short"], max_new_tokens=500)) == 1
+    with warnings.catch_warnings(action="error"):  # a short question is whole, however long its answer may be
+        assert len(answers.ask(model, tokenizer, ["short"], max_new_tokens=500)) == 1
     found = choices.choose(model, tokenizer, [{"question": "word " * 200, "choices": ["a", "b"], "answer": 0}])
     assert len(found[0]["likelihoods"]) == 2
     sums, counts, _ = perplexity.text_losses(model, tokenizer, ["word " * 200])

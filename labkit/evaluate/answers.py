@@ -24,17 +24,19 @@ def generate(
     """Continue each text: rows {text, stopped}, in the order given; greedily, or with sample=True at temperature 1.
 
     `texts` are complete inputs, or their tokens (see `ask` for chat). stopped: the model ended by itself before
-    max_new_tokens. An input that leaves no room for these in a context of learned positions loses its beginning, and
-    a warning says how many do.
+    max_new_tokens, of which a context of learned positions may hold fewer. An input that leaves no room for these
+    there keeps its end, half of the context or more, and a warning says how many do.
     """
     model.eval()
     stops = models.stops(model, tokenizer)
     ids = [tokenizer(one, add_special_tokens=False)["input_ids"] if isinstance(one, str) else one for one in texts]
-    room = max(1, models.positions(model) - max_new_tokens)
+    context = models.positions(model)
+    longest = min(max(map(len, ids), default=1), context // 2)  # an answer leaves the question up to half of it
+    max_new_tokens = min(max_new_tokens, context - longest)
+    room = context - max_new_tokens
     if cut := sum(len(one) > room for one in ids):
         what = f"{cut} of {len(ids)} inputs are cut at {room} tokens, for {max_new_tokens} more fill the context"
         warnings.warn(what, stacklevel=2)
-    max_new_tokens = min(max_new_tokens, models.positions(model) - 1)
     order = sorted(range(len(ids)), key=lambda place: len(ids[place]))  # like lengths together: less padding
     rows: list[dict] = [{} for _ in texts]
     for start in range(0, len(order), batch_size):
