@@ -310,3 +310,20 @@ def test_a_run_that_ends_before_its_first_step_is_marked_as_failed(folder):
         pipeline.train_stage("sft", config, say=quiet)
     run = pipeline.existing("sft", config)
     assert run.status == "failed" and "masked from end to end" in run.info["error"]
+
+
+def test_denormals_are_flushed_in_the_child_of_a_parent_trained_just_now(store, monkeypatch):
+    """The parent's training ends by switching it off; the child's own must have it on, and nothing after."""
+    def flushed() -> bool:
+        return (torch.tensor([1e-39]) * 0.5).item() == 0.0
+
+    seen, plain = [], dpo.train
+
+    def noting(*args, **options):
+        seen.append(flushed())
+        return plain(*args, **options)
+
+    monkeypatch.setattr(dpo, "train", noting)
+    assert not flushed()
+    pipeline.train_stage("dpo", DPOConfig(model="smoke", steps=2, batch_size=2, eval_every=2), say=quiet)
+    assert len(runs.all_runs("sft")) == 1 and seen == [True] and not flushed()
