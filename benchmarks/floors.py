@@ -63,7 +63,9 @@ def main() -> None:
         values += f"| {'yes' if reached else 'no'} | {row['measured']} |"
         lines.append(f"| {what} {values}")
     file.write_text(json.dumps({"command": command, "seeds": options.seeds, "found": found}, indent=1) + "\n")
-    (HERE / "FLOORS.md").write_text("\n".join(lines) + "\n")
+    table = HERE / "FLOORS.md"
+    told = table.read_text(encoding="utf-8").partition("\n## ") if table.exists() else ("", "", "")
+    table.write_text("\n".join(lines) + "\n" + told[1] + told[2], encoding="utf-8")  # what is written beneath stays
     print("\n".join(lines))
 
 

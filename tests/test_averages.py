@@ -4,7 +4,11 @@ In fp32: each stage's numbers of its first look, when the weights are the same, 
 """
 
 import json
+import os
+import subprocess
+import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,3 +176,29 @@ def test_orpo_s_formulas():
     chosen, rejected = torch.tensor([0.8]).log(), torch.tensor([0.5]).log()
     assert orpo.log_odds(chosen).exp().item() == pytest.approx(4.0, rel=1e-5)
     assert orpo.odds_ratio_loss(chosen, rejected).item() == pytest.approx(0.22314355, rel=1e-5)
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_averages
+from labkit import models
+models.bf16 = lambda: False
+for case in sys.argv[3:]:
+    test_averages.trained(Path(sys.argv[2]), case, 4)
+"""
+
+
+def test_no_number_of_processes_changes_an_average(folder, store, tmp_path, monkeypatch):
+    cases = ["pretrain", "sft", "reward", "orpo", "dpo ipo"]
+    (tmp_path / "together.py").write_text(TOGETHER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(tmp_path / "together.py"), str(Path(__file__).parent), str(folder), *cases]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = {run.stage: look(run) for run in runs.all_runs()}
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "one"))
+    for case in cases:
+        assert two[case.split()[0]] == pytest.approx(look(trained(folder, case, 4)), rel=1e-6, abs=1e-6), case

@@ -314,6 +314,7 @@ def test_a_run_that_ends_before_its_first_step_is_marked_as_failed(folder):
 
 def test_denormals_are_flushed_in_the_child_of_a_parent_trained_just_now(store, monkeypatch):
     """The parent's training ends by switching it off; the child's own must have it on, and nothing after."""
+
     def flushed() -> bool:
         return (torch.tensor([1e-39]) * 0.5).item() == 0.0
 
