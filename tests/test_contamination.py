@@ -225,15 +225,18 @@ def test_items_trained_on_are_told_from_clean_ones(tmp_path, store):
     tokenizer = models.train_tokenizer([f"{item['prompt']} {item['answer']}" for item in items], 320)
     models.new_model(tokenizer, hidden_size=32, layers=2, heads=2, seed=0).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    rows = [item for item in items[:20] for _ in range(3)]  # every tenth row is held out: of no item all three
+    rows = [item for item in items[:20] for _ in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = SFTConfig(
         model=str(tmp_path / "model"), data=str(tmp_path / "rows.jsonl"), steps=200, eval_every=200, learning_rate=3e-3
     )
     torch.manual_seed(0)
     run = sft.train(config, tmp_path / "model", "tiny", say=lambda *_: None)
+    learned = set(data.instructions(config.data)[0]["answer"])  # an item is held out with its repetitions
+    known = np.array([item["answer"] in learned for item in items])
+    assert known[20:].sum() == 0 and known.sum() == 18
     parent, _ = models.load(tmp_path / "model")
     model, _ = models.load(run.checkpoint)
     log_p, parent_log_p = (contamination.answer_log_probs(one, tokenizer, items) for one in (model, parent))
     for signal in (contamination.membership(log_p, parent_log_p), contamination.min_k(log_p)):
-        assert (signal[:20, None] > signal[None, 20:]).mean() > 0.98  # the area under the ROC curve
+        assert (signal[known, None] > signal[None, ~known]).mean() > 0.98  # the area under the ROC curve
