@@ -90,7 +90,7 @@ def test_a_base_that_never_stops_is_no_collapse_of_orpos():
 
 WORDS = ["river", "stone", "lamp", "house", "dog", "cat"]
 ROWS = [
-    {"prompt": f"Say {a} {b}", "chosen": f"{a} {b} and then {b} and {a}.", "rejected": f"I hope that {a} helps you."}
+    {"prompt": f"Say {a} {b}", "chosen": f"{a} {b} and then {b} and {a}.", "rejected": f"I hope that {a} {b} helps."}
     for a in WORDS
     for b in WORDS
 ]
@@ -139,7 +139,7 @@ def test_healthy_trainings_raise_nothing(tiny):
 
 
 def test_too_high_a_learning_rate(tiny):
-    run = tuned(tiny, learning_rate=1e-2, loss_type="sigmoid")
+    run = tuned(tiny, learning_rate=2e-2, loss_type="sigmoid")
     raised = {alarm["name"] for alarm in run.info["alarms"]}
     assert {"kl_blow_up", "length_blow_up", "chosen_falls", "repetition"} <= raised
     assert abs(run.history()[1]["held_out_kl"]) < 1e-3  # before the first step it is its own reference
