@@ -104,7 +104,7 @@ def chats(path: Path) -> Dataset:
         last = max(place for place, one in enumerate(said) if one["role"] == "assistant")
         before = said[:last]
         prompt = before[0]["content"] if len(before) == 1 else transcript(before)
-        whole = json.dumps({"messages": said, "tools": tools}, ensure_ascii=False)
+        whole = json.dumps({"messages": said, "tools": tools})
         made.append({"prompt": prompt, "answer": said[last]["content"], "chat": whole, "row": line})
     reader.refuse(path.name, faults, len(rows), "rows", "Correct or drop these rows.")
     return Dataset.from_list(made)

@@ -172,19 +172,27 @@ def messages(found) -> list[dict]:
     for one in found:
         shared_gpt = "from" in one and "role" not in one
         role, content = (one.get("from"), one.get("value")) if shared_gpt else (one.get("role"), one.get("content"))
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise ValueError(f"have a message of the unknown role {str(role)[:40]!r}")
         kept = {"role": ROLES[role]}
         calls = one.get("tool_calls")
         kept["content"] = "" if calls and not content else sound(content, "message")
-        if calls and ROLES[role] != "assistant":
-            raise ValueError("have tool calls in a message that is not the assistant's")
-        said.append(
-            kept | ({"tool_calls": calls} if calls else {}) | ({"name": one["name"]} if one.get("name") else {})
-        )
+        if calls and (ROLES[role] != "assistant" or not isinstance(calls, list)):
+            raise ValueError("have tool calls that are no list in a message of the assistant")
+        named = isinstance(one.get("name"), str)
+        said.append(kept | ({"tool_calls": calls} if calls else {}) | ({"name": one["name"]} if named else {}))
+    _system_first(said)
+    return said
+
+
+def _system_first(said: list[dict]) -> None:
     if any(one["role"] == "system" for one in said[1:]):
         raise ValueError("have a system message after the first one")
-    return said
+
+
+def _side(value, role: str, what: str) -> list[dict]:
+    """A text, or a list of messages, as messages."""
+    return messages(value) if isinstance(value, list) else [{"role": role, "content": sound(value, what)}]
 
 
 def chat(row: dict) -> tuple[list[dict], list | None]:
@@ -198,20 +206,15 @@ def chat(row: dict) -> tuple[list[dict], list | None]:
         said = messages(whole)
     else:
         answer = row.get("answer") if row.get("answer") is not None else row.get("completion")
-        prompt = row.get("prompt")
-        said = (
-            [{"role": "user", "content": sound(prompt, "prompt")}] if not isinstance(prompt, list) else messages(prompt)
-        )
-        said += (
-            [{"role": "assistant", "content": sound(answer, "answer")}]
-            if not isinstance(answer, list)
-            else messages(answer)
-        )
-    if row.get("system") is not None and str(row["system"]).strip():
-        if said[0]["role"] == "system" and said[0]["content"] != row["system"]:
+        said = _side(row.get("prompt"), "user", "prompt") + _side(answer, "assistant", "answer")
+        _system_first(said)
+    if row.get("system") not in (None, ""):
+        system = {"role": "system", "content": sound(row["system"], "system")}
+        if said[0]["role"] == "system" and said[0] != system:
             raise ValueError("have a system column and another system message")
-        said = [{"role": "system", "content": sound(row["system"], "system")}, *said[said[0]["role"] == "system" :]]
-    if said[int(said[0]["role"] == "system") :][:1] and said[int(said[0]["role"] == "system")]["role"] == "assistant":
+        said = [system, *(one for one in said if one["role"] != "system")]
+    first = next((one for one in said if one["role"] != "system"), None)
+    if first and first["role"] == "assistant":
         raise ValueError("begin with the assistant's message: nobody asked")
     if not any(one["role"] == "assistant" for one in said):
         raise ValueError("have no message of the assistant: nothing would be learned")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from labkit import data, preferences, reader
 from labkit.errors import DataError
 
-MANY = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 NAMES = (
     "prompt",
     "answer",

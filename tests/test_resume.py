@@ -191,8 +191,13 @@ def test_a_stop_changes_nothing(folder, store, undisturbed, monkeypatch, case, s
     check_same(content(disturbed(folder, case, monkeypatch, step, how)), undisturbed(case))
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("step", "how"), [(0, "event"), (3, "event"), (6, "raise")])
+LOOKS = [(3, "event", case) for case in CASES]  # in the middle of each, and at both ends of those that look otherwise
+LOOKS += [
+    (step, how, case) for step, how in ((0, "event"), (6, "raise")) for case in ("pretrain", "dpo", "ppo", "grpo")
+]
+
+
+@pytest.mark.parametrize(("step", "how", "case"), LOOKS)
 def test_a_stop_within_a_look_changes_nothing(folder, store, undisturbed, monkeypatch, case, step, how):
     check_same(content(disturbed(folder, case, monkeypatch, step, how, in_look=True)), undisturbed(case))
 
