@@ -172,7 +172,8 @@ def verdict_table(records: dict[str, dict] | Iterable[dict]) -> list[dict[str, s
     for one in sorted(records, key=lambda one: one["date"]):
         if one.get("parameters", {}).get("model") != "smoke":
             for found in one.get("verdicts", []):
-                latest[found["claim"]][one["notebook"]] = found
+                if one["notebook"] in CLAIMS.get(found["claim"], ("", ()))[1]:  # an older record may speak on others
+                    latest[found["claim"]][one["notebook"]] = found
     rows = []
     for claim, (text, notebooks) in CLAIMS.items():
         silent = {notebooks[0]: {"verdict": UNTESTED, "setting": "", "evidence": []}}
